@@ -1,0 +1,122 @@
+"""Files that are whole or absent, locks that say who holds them, and space that is checked before it is needed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from harness.errors import EnvironmentFailure
+
+
+@contextlib.contextmanager
+def disk_errors(where: Path) -> Iterator[None]:
+    """Turn a full or read-only disk below ``where`` into one line; other errors pass."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise EnvironmentFailure(
+                f"no space left on the disk that holds {where}",
+                hint="free some space, or point HARNESS_CACHE_DIR at another disk (`harness clean` removes old builds)",
+            ) from exc
+        if exc.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise EnvironmentFailure(
+                f"cannot write {exc.filename or where}: {exc.strerror}",
+                hint="point HARNESS_CACHE_DIR or --output-dir at a directory of yours",
+            ) from exc
+        raise
+
+
+def atomic_write(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
+    """Write ``data`` so that a reader sees the old file or the new one, also after a crash.
+
+    Raises EnvironmentFailure when the disk is full or not writable; nothing is left behind then.
+    """
+    raw = data.encode() if isinstance(data, str) else data
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        temporary = Path(name)
+        try:
+            with os.fdopen(fd, "wb") as out:
+                out.write(raw)
+                out.flush()
+                os.fsync(out.fileno())
+            temporary.chmod(mode)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically."""
+    atomic_write(path, json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
+
+
+def write_if_changed(path: Path, data: str) -> bool:
+    """Write ``data`` unless the file already holds it, so that make sees no new mtime; True when written."""
+    if path.is_file() and path.read_bytes() == data.encode():
+        return False
+    atomic_write(path, data)
+    return True
+
+
+def require_space(where: Path, need_mib: int, what: str) -> None:
+    """Raise EnvironmentFailure unless ``need_mib`` MiB are free on the disk that will hold ``where``."""
+    probe = where
+    while not probe.exists():
+        probe = probe.parent
+    free_mib = shutil.disk_usage(probe).free // (1 << 20)
+    if free_mib < need_mib:
+        raise EnvironmentFailure(
+            f"{what} needs {need_mib} MiB below {where}, {free_mib} MiB are free",
+            hint="free some space, or point HARNESS_CACHE_DIR at another disk (`harness clean` removes old builds)",
+        )
+
+
+@contextlib.contextmanager
+def lock(path: Path, what: str, *, wait_seconds: float = 0.0) -> Iterator[None]:
+    """Hold an exclusive lock on ``path`` while the body runs; the kernel drops it if the process dies.
+
+    Waits at most ``wait_seconds``. Raises EnvironmentFailure naming the holder's pid and command otherwise.
+    """
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = path.open("a+")
+    with handle:
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as exc:
+                if exc.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise
+                if time.monotonic() >= deadline:
+                    handle.seek(0)
+                    holder = handle.read().strip() or "another process"
+                    raise EnvironmentFailure(
+                        f"{what} is in use by {holder}",
+                        hint="wait for it to finish, or give this run a cache of its own with HARNESS_CACHE_DIR",
+                    ) from None
+                time.sleep(min(0.2, max(0.0, deadline - time.monotonic())))
+        handle.seek(0)
+        handle.truncate()
+        handle.write(f"pid {os.getpid()}")
+        handle.flush()
+        try:
+            yield
+        finally:
+            handle.seek(0)
+            handle.truncate()
+            handle.flush()

@@ -1,0 +1,1 @@
+"""Kernel configuration: fragments merged, then proved to have taken effect."""

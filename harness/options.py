@@ -1,0 +1,66 @@
+"""Arguments that several verbs share, spelled the same everywhere."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from harness.context import Context
+from harness.data import Arch, Flavour
+
+
+def add_arch(parser: argparse.ArgumentParser) -> None:
+    """``-a/--arch``, repeatable."""
+    parser.add_argument(
+        "-a", "--arch", action="append", metavar="ARCH", help="architecture (repeatable); default: all of configs/arch"
+    )
+
+
+def add_flavour(parser: argparse.ArgumentParser) -> None:
+    """``-f/--flavour`` and ``--unpatched``."""
+    parser.add_argument("-f", "--flavour", metavar="NAME", help="kernel flavour of configs/flavours (default: test)")
+    parser.add_argument("--unpatched", action="store_true", help="the pinned kernel without the series")
+
+
+def add_jobs(parser: argparse.ArgumentParser) -> None:
+    """``-j/--jobs``."""
+    parser.add_argument("-j", "--jobs", type=int, metavar="N", help="parallel jobs (default: one per CPU)")
+
+
+def add_accel(parser: argparse.ArgumentParser) -> None:
+    """``--accel``."""
+    parser.add_argument(
+        "--accel",
+        choices=("auto", "kvm", "tcg"),
+        help="accelerator (default auto: KVM if a guest really boots in it, else TCG)",
+    )
+
+
+def add_timeout(parser: argparse.ArgumentParser, what: str) -> None:
+    """``--timeout`` of a verb, in seconds."""
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help=f"deadline of {what}")
+
+
+def add_output_dir(parser: argparse.ArgumentParser, what: str) -> None:
+    """``-o/--output-dir``."""
+    parser.add_argument("-o", "--output-dir", type=Path, metavar="DIR", help=what)
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """``--kernel-source``."""
+    parser.add_argument(
+        "--kernel-source",
+        metavar="PATH",
+        help="a tarball or git tree of the pinned kernel to use in place of a download (HARNESS_KERNEL_SOURCE)",
+    )
+
+
+def archs(context: Context, args: argparse.Namespace) -> list[Arch]:
+    """The architectures asked for, each once, in the order given."""
+    chosen: list[str] = args.arch or context.settings.text("arch").split(",")
+    return [context.arch(name.strip()) for name in dict.fromkeys(chosen)]
+
+
+def flavour(context: Context, args: argparse.Namespace) -> Flavour:
+    """The flavour asked for."""
+    return context.flavour(context.settings.text("flavour"))

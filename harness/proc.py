@@ -1,0 +1,112 @@
+"""Running other programs: always with a deadline, always in a process group that can be ended whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import EnvironmentFailure, StageTimeout
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What a program left behind: ``status`` is its exit status, ``output`` its stdout (and stderr when merged)."""
+
+    argv: tuple[str, ...]
+    status: int
+    output: str
+    errors: str
+    seconds: float
+
+
+def quoted(argv: Sequence[str]) -> str:
+    """The command as one line that can be pasted into a shell."""
+    return shlex.join(argv)
+
+
+def require_tool(name: str, *, package: str = "", why: str = "") -> str:
+    """The full path of a tool, or EnvironmentFailure naming the package and the command that installs it."""
+    path = shutil.which(name)
+    if path is None:
+        purpose = f" ({why})" if why else ""
+        hint = f"install it: sudo apt-get install {package}" if package else "run `harness doctor`"
+        raise EnvironmentFailure(f"{name} is not installed{purpose}", hint=hint)
+    return path
+
+
+def end_group(process: subprocess.Popen[bytes], grace_seconds: float = 3.0) -> None:
+    """End a process started in its own session with everything it started: SIGTERM, then SIGKILL."""
+    for sig, wait in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, 10.0)):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, sig)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(wait)
+            if sig == signal.SIGTERM:
+                continue  # the leader is gone; its children may not be
+            return
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    timeout: float,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: bytes | None = None,
+    log: Path | None = None,
+    check: bool = False,
+    what: str = "",
+) -> Completed:
+    """Run ``argv`` with a deadline of ``timeout`` seconds and return what it printed.
+
+    ``env`` is added to the environment. With ``log`` stdout and stderr go together into that file (appended) and
+    ``output`` is empty. Raises EnvironmentFailure when the program is missing (or, with ``check``, when it fails) and
+    StageTimeout past the deadline; in every case, Ctrl-C included, its whole process group has ended.
+    """
+    name = what or Path(argv[0]).name
+    full_env = {**os.environ, **env} if env else None
+    started = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        sink = stack.enter_context(log.open("ab")) if log else None
+        try:
+            process = subprocess.Popen(
+                list(argv),
+                cwd=cwd,
+                env=full_env,
+                stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+                stdout=sink or subprocess.PIPE,
+                stderr=subprocess.STDOUT if sink else subprocess.PIPE,
+                start_new_session=True,
+            )
+        except FileNotFoundError as exc:
+            raise EnvironmentFailure(f"{argv[0]} is not installed", hint="run `harness doctor`") from exc
+        try:
+            out, err = process.communicate(stdin, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            end_group(process)
+            raise StageTimeout(
+                f"{name} did not finish within {timeout:g} s",
+                hint=f"see {log}" if log else f"run it by hand: {quoted(argv)}",
+            ) from None
+        except BaseException:
+            end_group(process)
+            raise
+    done = Completed(
+        argv=tuple(argv),
+        status=process.returncode,
+        output=(out or b"").decode(errors="replace"),
+        errors=(err or b"").decode(errors="replace"),
+        seconds=time.monotonic() - started,
+    )
+    if check and done.status != 0:
+        tail = "\n".join((done.errors or done.output).strip().splitlines()[-10:])
+        raise EnvironmentFailure(f"{name} failed with status {done.status}", detail=tail, hint=quoted(argv))
+    return done

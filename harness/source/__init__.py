@@ -1,0 +1,1 @@
+"""Getting the pinned source, and the series as commits on it."""

@@ -1,0 +1,88 @@
+"""Files that are whole or absent, locks that name their holder."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harness import fs
+from harness.errors import EnvironmentFailure
+
+
+def test_atomic_write_replaces_and_keeps_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "sub" / "file"
+    fs.atomic_write(target, "one")
+    fs.atomic_write(target, b"two", mode=0o755)
+    assert target.read_text() == "two"
+    assert target.stat().st_mode & 0o777 == 0o755
+    assert [p.name for p in target.parent.iterdir()] == ["file"]
+
+
+def test_full_disk_leaves_the_old_file_and_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "file"
+    fs.atomic_write(target, "old")
+
+    def full(_fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(EnvironmentFailure, match="no space left"):
+        fs.atomic_write(target, "new")
+    assert target.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_other_disk_errors_pass_unchanged(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="bad"), fs.disk_errors(tmp_path):
+        raise OSError(errno.EIO, "bad")
+
+
+def test_read_only_names_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentFailure) as caught, fs.disk_errors(tmp_path):
+        raise PermissionError(errno.EACCES, "Permission denied", "/x")
+    assert "HARNESS_CACHE_DIR" in caught.value.hint
+
+
+def test_write_if_changed_keeps_the_mtime(tmp_path: Path) -> None:
+    target = tmp_path / "config"
+    assert fs.write_if_changed(target, "a")
+    os.utime(target, (1, 1))
+    assert not fs.write_if_changed(target, "a")
+    assert target.stat().st_mtime == 1
+    assert fs.write_if_changed(target, "b")
+
+
+def test_require_space_asks_before(tmp_path: Path) -> None:
+    fs.require_space(tmp_path / "not" / "yet", 1, "a test")
+    with pytest.raises(EnvironmentFailure, match="a test needs"):
+        fs.require_space(tmp_path, 1 << 40, "a test")
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from harness import fs
+with fs.lock(Path(sys.argv[1]), "the cache"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_lock_names_the_holder_and_is_free_after_a_kill(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        started = time.monotonic()
+        with pytest.raises(EnvironmentFailure, match=f"the cache is in use by pid {holder.pid}"):
+            fs.lock(path, "the cache", wait_seconds=0.3).__enter__()
+        assert time.monotonic() - started >= 0.3
+        holder.kill()
+    with fs.lock(path, "the cache"):
+        pass

@@ -1,0 +1,52 @@
+"""Settings and where they come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.errors import UsageError
+from harness.settings import resolve
+
+
+def test_precedence_and_origin(tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/harness.yaml").write_text("flavour: project\naccel: tcg\nccache_size: 1G\njobs: 3\n")
+    user = tmp_path / "xdg/agent-latency"
+    user.mkdir(parents=True)
+    (user / "harness.yaml").write_text("flavour: user\nboot_timeout: 7\n")
+    env = {"XDG_CONFIG_HOME": str(tmp_path / "xdg"), "HARNESS_ACCEL": "kvm", "HARNESS_JOBS": "5", "HOME": "/h"}
+    settings = resolve(tmp_path, {"jobs": 9, "verb": "x", "flavour": None}, env)
+    assert settings.text("flavour") == "project"
+    assert settings.text("accel") == "kvm"
+    assert settings.number("jobs") == 9
+    assert settings.seconds("boot_timeout") == 7.0
+    assert settings.origin["jobs"] == "command line"
+    assert settings.origin["accel"] == "HARNESS_ACCEL"
+    assert settings.origin["ccache_size"].endswith("configs/harness.yaml")
+    assert settings.origin["boot_timeout"].endswith("agent-latency/harness.yaml")
+    assert settings.origin["apply_timeout"] == "built-in"
+
+
+def test_cache_follows_xdg(tmp_path: Path) -> None:
+    assert resolve(tmp_path, {}, {"HOME": "/h"}).text("cache_dir") == "/h/.cache/agent-latency"
+    assert resolve(tmp_path, {}, {"XDG_CACHE_HOME": "/c"}).text("cache_dir") == "/c/agent-latency"
+    assert resolve(tmp_path, {}, {"HARNESS_CACHE_DIR": "/d"}).text("cache_dir") == "/d"
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [({"HARNESS_JOBS": "many"}, "must be a int"), ({"HARNESS_BOOT_TIMEOUT": "-1"}, "must not be negative")],
+)
+def test_bad_values(tmp_path: Path, env: dict[str, str], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        resolve(tmp_path, {}, env)
+
+
+def test_unknown_setting_lists_the_known(tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/harness.yaml").write_text("flavor: x\n")
+    with pytest.raises(UsageError, match="unknown setting 'flavor'") as caught:
+        resolve(tmp_path, {}, {})
+    assert "flavour" in caught.value.hint

@@ -8,10 +8,13 @@ import shlex
 import shutil
 import signal
 import subprocess
+import tempfile
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from harness.errors import EnvironmentFailure, StageTimeout
 
@@ -110,3 +113,68 @@ def run(
         tail = "\n".join((done.errors or done.output).strip().splitlines()[-10:])
         raise EnvironmentFailure(f"{name} failed with status {done.status}", detail=tail, hint=quoted(argv))
     return done
+
+
+def feed(
+    argv: Sequence[str],
+    writer: Callable[[IO[bytes]], None],
+    *,
+    timeout: float,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    what: str = "",
+) -> Completed:
+    """Run ``argv`` while ``writer`` writes to its stdin: for what is too large to be held in memory.
+
+    As :func:`run` with ``check``: raises EnvironmentFailure when the program is missing or fails and StageTimeout past
+    ``timeout`` seconds; when the writer raises, the program is ended and the exception passes.
+    """
+    name = what or Path(argv[0]).name
+    started = time.monotonic()
+    late = threading.Event()
+    with tempfile.TemporaryFile() as messages:
+        try:
+            process = subprocess.Popen(
+                list(argv),
+                cwd=cwd,
+                env={**os.environ, **env} if env else None,
+                stdin=subprocess.PIPE,
+                stdout=messages,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except FileNotFoundError as exc:
+            raise EnvironmentFailure(f"{argv[0]} is not installed", hint="run `harness doctor`") from exc
+
+        def end_late() -> None:
+            late.set()
+            end_group(process)
+
+        timer = threading.Timer(timeout, end_late)
+        timer.daemon = True
+        timer.start()
+        assert process.stdin is not None
+        try:
+            # A program that gives up early closes the pipe; its status and message say why.
+            with contextlib.suppress(BrokenPipeError):
+                writer(process.stdin)
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+            process.wait()
+        except BaseException:
+            end_group(process)
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+            if late.is_set():
+                raise StageTimeout(f"{name} did not finish within {timeout:g} s") from None
+            raise
+        finally:
+            timer.cancel()
+        messages.seek(0)
+        output = messages.read().decode(errors="replace")
+    if late.is_set():
+        raise StageTimeout(f"{name} did not finish within {timeout:g} s", hint=f"run it by hand: {quoted(argv)}")
+    if process.returncode != 0:
+        tail = "\n".join(output.strip().splitlines()[-10:])
+        raise EnvironmentFailure(f"{name} failed with status {process.returncode}", detail=tail, hint=quoted(argv))
+    return Completed(tuple(argv), 0, output, "", time.monotonic() - started)

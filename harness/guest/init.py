@@ -1,0 +1,207 @@
+"""The guest's first process and its initramfs: rendered from qemu/init.c.j2, compiled static, packed without root."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import re
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jinja2
+
+from harness import proc
+from harness.context import Context
+from harness.data import Arch
+from harness.errors import EnvironmentFailure, UsageError
+from harness.fs import atomic_write, disk_errors
+
+COMPILE_SECONDS = 120.0
+# A task that waits this long for the disk, a lock or a CPU in a guest of this size is hung.
+HUNG_TASK_SECONDS = 30
+GUEST_DIRECTORY = "/tests"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program to run in the guest.
+
+    ``file`` is the host's file that becomes ``/tests/<name>``; ``path`` is used as it is when there is no file. With
+    ``ktap`` it must report KTAP, else its exit status is its verdict. ``timeout`` is its deadline in seconds.
+    """
+
+    name: str
+    file: Path | None = None
+    path: str = ""
+    arguments: tuple[str, ...] = ()
+    timeout: float = 45.0
+    ktap: bool = True
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise UsageError(
+                f"{self.name!r} cannot be the name of a test program", hint="use letters, digits and . _ + -"
+            )
+
+    @property
+    def kind(self) -> str:
+        """``ktap`` or ``status``, as the plan marker names it."""
+        return "ktap" if self.ktap else "status"
+
+    @property
+    def timeout_ms(self) -> int:
+        """The deadline in milliseconds, for the template."""
+        return max(1, round(self.timeout * 1000))
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """What the guest executes."""
+        return (self.path or f"{GUEST_DIRECTORY}/{self.name}", *self.arguments)
+
+
+def c_string(text: str) -> str:
+    """A C string literal; octal escapes, as \\x would swallow the digits that follow it."""
+    safe = "".join(
+        chr(byte) if 0x20 <= byte < 0x7F and byte not in b'"\\?' else f"\\{byte:03o}" for byte in text.encode()
+    )
+    return f'"{safe}"'
+
+
+def render(template: Path, programs: Sequence[Program], directory: str = GUEST_DIRECTORY) -> str:
+    """The C source of an init that runs ``programs``. Raises UsageError when the template is missing or broken."""
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters["c_string"] = c_string
+    try:
+        return environment.from_string(template.read_text(encoding="utf-8")).render(
+            programs=programs, directory=directory, hung_task_seconds=HUNG_TASK_SECONDS
+        )
+    except FileNotFoundError:
+        raise UsageError(f"{template} does not exist", hint="git checkout qemu/") from None
+    except jinja2.TemplateError as exc:
+        line = getattr(exc, "lineno", None)
+        raise UsageError(f"{template}{f':{line}' if line else ''}: {exc.message}", hint="mend that line") from None
+
+
+def compile_init(context: Context, arch: Arch, source: str) -> Path:
+    """The static init binary of ``source``, kept in the cache by what it is made from.
+
+    Raises EnvironmentFailure when the compiler is missing or refuses.
+    """
+    prefix = arch.toolchain_prefix(context.host_machine)
+    package = arch.packages["cross-compiler" if prefix else "compiler"]
+    compiler = proc.require_tool(f"{prefix}gcc", package=package, why=f"to build the guest's init for {arch.name}")
+    version = proc.run([compiler, "--version"], timeout=COMPILE_SECONDS).output
+    key = hashlib.sha256(f"{version}\0{source}".encode()).hexdigest()[:16]
+    directory = context.cache / "guest"
+    binary = directory / f"init-{arch.name}-{key}"
+    if binary.is_file():
+        return binary
+    with disk_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    for old in sorted(directory.glob(f"init-{arch.name}-*"), key=lambda p: p.stat().st_mtime)[:-20]:
+        old.unlink(missing_ok=True)
+    text = directory / f"init-{arch.name}-{key}.c"
+    atomic_write(text, source)
+    partial = binary.with_name(f"{binary.name}.part")
+    done = proc.run(
+        [compiler, "-static", "-O2", "-Wall", "-o", str(partial), str(text)],
+        timeout=COMPILE_SECONDS,
+        what=f"{prefix}gcc",
+    )
+    if done.status != 0:
+        partial.unlink(missing_ok=True)
+        raise EnvironmentFailure(
+            f"the guest's init does not compile for {arch.name}",
+            detail="\n".join(done.errors.splitlines()[:10]),
+            hint=f"see {text}; a static C library is needed (libc6-dev of the guest's architecture)",
+        )
+    partial.replace(binary)
+    return binary
+
+
+@dataclass
+class Archive:
+    """A cpio archive (newc) in the making; entries keep their order, times are zero, so equal input is equal output."""
+
+    _parts: list[bytes] = field(default_factory=list)
+    _inode: int = 0
+    _names: set[str] = field(default_factory=set)
+
+    def _entry(self, name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0)) -> None:
+        if name in self._names:
+            raise UsageError(f"{name} would be twice in the initramfs", hint="give the programs different names")
+        self._names.add(name)
+        self._inode += 1
+        encoded = name.encode() + b"\0"
+        fields = (self._inode, mode, 0, 0, 1, 0, len(data), 0, 0, *device, len(encoded), 0)
+        header = b"070701" + b"".join(b"%08X" % value for value in fields)
+        for part in (header + encoded, data):
+            self._parts.append(part + b"\0" * (-len(part) % 4))
+
+    def directory(self, name: str, mode: int = 0o755) -> None:
+        """A directory."""
+        self._entry(name, stat.S_IFDIR | mode)
+
+    def file(self, name: str, data: bytes, mode: int = 0o755) -> None:
+        """A regular file."""
+        self._entry(name, stat.S_IFREG | mode, data)
+
+    def device(self, name: str, major: int, minor: int) -> None:
+        """A character device; an archive may hold one whoever writes it."""
+        self._entry(name, stat.S_IFCHR | 0o600, device=(major, minor))
+
+    def link(self, name: str, target: str) -> None:
+        """A symbolic link."""
+        self._entry(name, stat.S_IFLNK | 0o777, target.encode())
+
+    def tree(self, root: Path) -> None:
+        """Everything below ``root`` that is a directory, a file or a link."""
+        for path in sorted(root.rglob("*")):
+            name = str(path.relative_to(root))
+            mode = stat.S_IMODE(path.lstat().st_mode)
+            if path.is_symlink():
+                self.link(name, str(path.readlink()))
+            elif path.is_dir():
+                self.directory(name, mode)
+            elif path.is_file():
+                self.file(name, path.read_bytes(), mode)
+
+    def data(self) -> bytes:
+        """The whole archive."""
+        self._entry("TRAILER!!!", 0)
+        raw = b"".join(self._parts)
+        return raw + b"\0" * (-len(raw) % 512)
+
+
+def pack(init: Path, programs: Sequence[Program], out: Path, root: Path | None = None) -> Path:
+    """Write the initramfs ``out`` (gzip): ``init`` and the programs' files, over the tree ``root`` if there is one."""
+    archive = Archive()
+    if root is not None:
+        archive.tree(root)
+    for name in ("dev", "proc", "sys", "run", "tmp", "tests"):
+        if root is None or not (root / name).is_dir():
+            archive.directory(name, 0o1777 if name == "tmp" else 0o755)
+    archive.device("dev/console", 5, 1)
+    archive.device("dev/null", 1, 3)
+    archive.file("init", init.read_bytes())
+    files = {program.name: program.file for program in programs if program.file}
+    for name, path in sorted(files.items()):
+        try:
+            archive.file(f"tests/{name}", path.read_bytes())
+        except OSError as exc:
+            raise UsageError(f"cannot read the program {path}: {exc.strerror}") from None
+    atomic_write(out, gzip.compress(archive.data(), compresslevel=1, mtime=0))
+    return out
+
+
+def make_initramfs(
+    context: Context, arch: Arch, programs: Sequence[Program], out: Path, root: Path | None = None
+) -> Path:
+    """Render, compile and pack; returns ``out``."""
+    source = render(context.qemu / "init.c.j2", programs)
+    return pack(compile_init(context, arch, source), programs, out, root)

@@ -1,0 +1,132 @@
+"""A user land for guests of another architecture, from the distribution's packages; qemu/rootfs.yaml says which."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import data, fs
+from harness.context import Context
+from harness.data import Arch
+from harness.errors import EnvironmentFailure
+from harness.guest.elf import needed
+
+SPACE_MIB = 300
+STAMP = ".complete"
+RECIPE = 1  # changes when this module builds another tree from the same data
+
+
+@dataclass(frozen=True)
+class Rootfs:
+    """See qemu/rootfs.yaml."""
+
+    suite: str
+    packages: tuple[str, ...]
+    needs: tuple[str, ...]
+    applets: tuple[str, ...]
+    files: dict[str, str]
+    directories: tuple[str, ...]
+
+
+def path_of(context: Context, arch: Arch) -> Path:
+    """Where the tree of ``arch`` is, or will be."""
+    return context.cache / "rootfs" / arch.name
+
+
+def ensure(context: Context, arch: Arch) -> Path:
+    """The tree, made when it is not there or its data changed: beside its place, moved there when it is whole.
+
+    Raises EnvironmentFailure when a package cannot be had, a library is missing or the disk is full.
+    """
+    spec_path = context.qemu / "rootfs.yaml"
+    spec = data.load(spec_path, Rootfs)
+    root = path_of(context, arch)
+    key = hashlib.sha256(f"{RECIPE}{arch.debian_arch}".encode() + spec_path.read_bytes()).hexdigest()
+    stamp = root / STAMP
+    if stamp.is_file() and stamp.read_text() == key:
+        return root
+    base = root.parent
+    with fs.disk_errors(base):
+        base.mkdir(parents=True, exist_ok=True)
+    with fs.lock(base / f".{arch.name}.lock", f"the user land of {arch.name}", wait_seconds=600):
+        if stamp.is_file() and stamp.read_text() == key:
+            return root
+        fs.require_space(base, SPACE_MIB, f"the user land of {arch.name}")
+        context.report.step(f"{arch.name}: making a user land for the guest from {spec.suite}'s packages (once)")
+        for stale in base.glob(f".{arch.name}.new-*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        new = Path(tempfile.mkdtemp(prefix=f".{arch.name}.new-", dir=base))
+        try:
+            new.chmod(0o755)
+            _fill(context, arch, spec, new)
+            (new / STAMP).write_text(key)
+            if root.exists():
+                old = base / f".{arch.name}.new-old"
+                root.rename(old)
+                shutil.rmtree(old, ignore_errors=True)
+            new.rename(root)
+        except BaseException:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
+    return root
+
+
+def _fill(context: Context, arch: Arch, spec: Rootfs, root: Path) -> None:
+    from harness.source.apt import PrivateApt
+
+    seconds = context.settings.seconds("fetch_timeout")
+    apt = PrivateApt(context.cache / f"apt-{arch.debian_arch}", context.report, timeout=seconds, arch=arch.debian_arch)
+    debs = apt.download([*spec.packages, *spec.needs], context.downloads / f"debs-{arch.debian_arch}", spec.suite)
+    apt.extract(debs, root)
+    with fs.disk_errors(root):
+        merge_usr(root)
+        shutil.rmtree(root / "usr/share", ignore_errors=True)  # manuals and translations: most of the size
+        for name in spec.directories:
+            (root / name).mkdir(parents=True, exist_ok=True)
+        (root / "tmp").chmod(0o1777)
+        for name, text in spec.files.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(text)
+        for name in spec.applets:
+            if not any((root / place / name).exists() for place in ("usr/bin", "usr/sbin")):
+                (root / "usr/bin" / name).symlink_to("busybox")
+        # The same links that update-alternatives would make, as its scripts have not run.
+        awk = root / "usr/bin/awk"
+        if not awk.exists() and (root / "usr/bin/mawk").exists():
+            awk.symlink_to("mawk")
+        shim = (context.qemu / "udev-shim.sh").read_text()
+        for place in ("usr/sbin/udevd", "usr/bin/udevadm"):
+            (root / place).write_text(shim)
+            (root / place).chmod(0o755)
+    lacking = missing_libraries(root)
+    if lacking:
+        raise EnvironmentFailure(
+            f"the user land of {arch.name} would lack {', '.join(lacking)}",
+            hint="add the package that has it to `needs` in qemu/rootfs.yaml",
+        )
+
+
+def merge_usr(root: Path) -> None:
+    """/bin, /sbin and /lib become links into /usr, as on every installed system; files of both are kept."""
+    for name in ("bin", "sbin", "lib"):
+        old, new = root / name, root / "usr" / name
+        new.mkdir(parents=True, exist_ok=True)
+        if old.is_dir() and not old.is_symlink():
+            shutil.copytree(old, new, symlinks=True, dirs_exist_ok=True)
+            shutil.rmtree(old)
+        if not old.is_symlink():
+            old.symlink_to(f"usr/{name}")
+
+
+def missing_libraries(root: Path) -> list[str]:
+    """The libraries that programs below ``root`` name and that are not there, sorted."""
+    have = {path.name for path in (root / "usr/lib").rglob("*.so*")}
+    wanted: set[str] = set()
+    for place in ("usr/bin", "usr/sbin", "usr/lib"):
+        for path in (root / place).rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                wanted.update(needed(path))
+    return sorted(wanted - have)

@@ -1,0 +1,226 @@
+"""``harness clean``: removes what can be made again, and only that."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import fs, proc
+from harness.context import Context
+from harness.errors import ExitCode, HarnessError, UsageError
+from harness.report import table
+from harness.source.git import git
+
+NAME = "clean"
+HELP = "remove builds, trees, downloads, runs or the compiler cache"
+DESCRIPTION = """\
+Removes what the other verbs can make again and prints how much that frees:
+
+  builds     output directories of kernels and selftests (the default)
+  trees      source trees that builds and checks read; never a developer's worktree of `harness tree`
+  downloads  tarballs
+  runs       result directories of the project
+  ccache     the compiler cache
+  all        all of these and the rest of the cache; a developer's worktree, and the repository that holds its
+             commits, stay and are named
+
+What another run is using is left alone and named (exit code 3). --dry-run prints sizes and commands.
+"""
+
+KINDS = ("builds", "trees", "downloads", "runs", "ccache", "all")
+TRASH = ".trash-"
+GIT_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something to remove: its kind, where it is, and the lock files of whoever may be using it."""
+
+    kind: str
+    path: Path
+    locks: tuple[Path, ...] = ()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to remove."""
+    parser.add_argument("what", nargs="*", metavar="WHAT", help=f"any of: {', '.join(KINDS)}")
+
+
+def run(context: Context, args: argparse.Namespace) -> int:
+    """Remove and print; see DESCRIPTION."""
+    kinds = set(args.what or ["builds"])
+    if unknown := sorted(kinds - set(KINDS)):
+        raise UsageError(f"nothing is called {unknown[0]!r} here", hint=f"one of: {', '.join(KINDS)}")
+    _check_cache(context)
+    kept = developer_trees(context)
+    rows = []
+    problems: list[HarnessError] = []
+    freed = 0
+    for item in items(context, kinds, kept):
+        if not item.path.exists() and not item.path.is_symlink():
+            continue
+        if item.path.is_symlink():
+            rows.append((item.kind, str(item.path), "", "left alone: it is a link to another place"))
+            continue
+        size = disk_use(item.path)
+        if context.dry_run:
+            context.report.result(f"{proc.quoted(['rm', '-rf', str(item.path)])}  # {mib(size)}")
+            continue
+        try:
+            remove(context, item)
+        except HarnessError as exc:
+            problems.append(exc)
+            rows.append((item.kind, str(item.path), mib(size), f"left alone: {exc.message}"))
+            continue
+        freed += size
+        rows.append((item.kind, str(item.path), mib(size), "removed"))
+    if context.dry_run:
+        return ExitCode.OK
+    _prune(context)
+    for tree in kept if kinds & {"trees", "all"} else []:
+        rows.append(("tree", str(tree), "", "kept: a developer's worktree; `rm -r` it yourself when it is exported"))
+    if rows:
+        context.report.result(table(rows, header=("what", "where", "size", "")))
+    context.report.result(f"{mib(freed)} freed" if rows else "nothing to remove")
+    return problems[0].exit_code if problems else ExitCode.OK
+
+
+def items(context: Context, kinds: set[str], kept: list[Path]) -> Iterator[Item]:
+    """What there is to remove of ``kinds``. Worktrees of developers, ``kept``, are in nothing that comes out."""
+    everything = "all" in kinds
+    named = {context.builds, context.downloads, context.cache / "ccache", *_trees(context)}
+    if everything or "builds" in kinds:
+        for path in _children(context.builds):
+            yield Item("build", path, (context.cache / "locks" / f"build-{path.name}.lock",))
+    if everything or "trees" in kinds:
+        for path in _trees(context):
+            if path not in kept:
+                yield Item("tree", path, (_beside(path),))
+    if everything or "downloads" in kinds:
+        lock = context.downloads / ".lock"
+        for path in _children(context.downloads):
+            if path != lock:
+                yield Item("download", path, (lock,))
+    if everything or "ccache" in kinds:
+        yield Item("ccache", context.cache / "ccache")
+    if everything or "runs" in kinds:
+        for path in _children(context.runs):
+            # Only what the harness made: the directory is the user's to point elsewhere.
+            if (path / "metadata.json").is_file():
+                yield Item("run", path)
+    if everything:
+        for path in _children(context.cache):
+            holds = [tree for tree in kept if tree == path or path in tree.parents]
+            if path in named or path.name == "locks" or path.suffix == ".lock" or holds:
+                continue
+            if path == context.kernel_repo and kept:
+                continue
+            # Whoever has a tree checked out reads the repository too.
+            users = [_beside(tree) for tree in _trees(context)] if path == context.kernel_repo else []
+            yield Item("cache", path, (_beside(path), *users) if users else ())
+
+
+def _children(directory: Path) -> list[Path]:
+    return sorted(directory.iterdir()) if directory.is_dir() else []
+
+
+def _trees(context: Context) -> list[Path]:
+    """Worktrees in the cache that builds and checks use."""
+    return [context.source_tree, context.cache / "check-src"]
+
+
+def _beside(path: Path) -> Path:
+    """The lock of a tree or repository in the cache."""
+    return path.with_name(f"{path.name}.lock")
+
+
+def developer_trees(context: Context) -> list[Path]:
+    """Worktrees of the kernel repository that are on a branch: somebody's work. Builds and checks use none."""
+    if not context.kernel_repo.is_dir():
+        return []
+    done = git(context.kernel_repo, "worktree", "list", "--porcelain", timeout=GIT_SECONDS, check=False)
+    found = []
+    for block in done.output.split("\n\n"):
+        lines = dict(line.partition(" ")[::2] for line in block.splitlines())
+        path = Path(lines.get("worktree", ""))
+        if "branch" in lines and "bare" not in lines and path.is_dir():
+            found.append(path)
+    return found
+
+
+def _check_cache(context: Context) -> None:
+    """Refuse a cache directory that holds more than a cache."""
+    cache = context.cache.resolve()
+    home = Path.home().resolve()
+    root = context.root.resolve()
+    for precious, what in ((Path("/"), "the root directory"), (home, "your home directory"), (root, "the project")):
+        if cache == precious or cache in precious.parents:
+            raise UsageError(
+                f"the cache directory {cache} holds {what}", hint="set HARNESS_CACHE_DIR to a directory of its own"
+            )
+
+
+def remove(context: Context, item: Item) -> None:
+    """Remove one item, whole or not at all: it is renamed first, so that an interruption leaves nothing half there.
+
+    Raises UsageError for a path outside cache and runs, EnvironmentFailure when it is in use.
+    """
+    path = item.path
+    parents = [context.cache.resolve(), context.runs.resolve()]
+    if path.parent.resolve() not in parents and not any(p in path.parent.resolve().parents for p in parents):
+        raise UsageError(f"{path} is not in the cache", hint=f"the cache is {context.cache}")
+    with contextlib.ExitStack() as stack:
+        for lock in item.locks:
+            stack.enter_context(fs.lock(lock, str(path)))
+        with fs.disk_errors(path.parent):
+            trash = path.with_name(f"{TRASH}{os.getpid()}-{path.name.lstrip('.')}")
+            path.replace(trash)
+            if trash.is_dir():
+                shutil.rmtree(trash, onerror=_make_writable)
+            else:
+                trash.unlink()
+
+
+def _make_writable(function: object, name: str, _info: object) -> None:
+    """Retry a removal in a directory that is read-only; what then fails was not to be had."""
+    with contextlib.suppress(OSError):
+        parent = Path(name).parent
+        parent.chmod(parent.stat().st_mode | stat.S_IRWXU)
+        Path(name).unlink() if not Path(name).is_dir() else shutil.rmtree(name)
+
+
+def _prune(context: Context) -> None:
+    """Tell git which of its worktrees are gone."""
+    if context.kernel_repo.is_dir():
+        git(context.kernel_repo, "worktree", "prune", timeout=GIT_SECONDS, check=False)
+
+
+def disk_use(path: Path) -> int:
+    """Bytes on disk of a file or of everything below a directory; links are not followed, hard links count once."""
+    seen: set[tuple[int, int]] = set()
+    total = 0
+
+    def add(entry: os.stat_result) -> None:
+        nonlocal total
+        if entry.st_nlink == 1 or (entry.st_dev, entry.st_ino) not in seen:
+            seen.add((entry.st_dev, entry.st_ino))
+            total += entry.st_blocks * 512
+
+    with contextlib.suppress(OSError):
+        add(path.lstat())
+    for directory, below, names in os.walk(path):
+        for name in (*below, *names):
+            with contextlib.suppress(OSError):
+                add(os.lstat(os.path.join(directory, name)))  # noqa: PTH118 - a hundred thousand of them
+    return total
+
+
+def mib(size: int) -> str:
+    """A size in MiB, as text."""
+    return f"{size / (1 << 20):.1f} MiB"

@@ -1,0 +1,67 @@
+"""``harness parse``: the verdict on a console log that was saved."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from harness.context import Context
+from harness.errors import UsageError
+from harness.fs import atomic_write
+from harness.guest import runner, session
+from harness.guest.verdict import End, Ending, Expected, judge
+from harness.results import junit, model
+from harness.results.model import ArchResult
+from harness.verbs.test import add_results
+
+NAME = "parse"
+HELP = "judge a saved console log"
+DESCRIPTION = """\
+Reads a console log (of a run directory, or any kernel log with KTAP in it) and prints the table, the splats and the
+exit code that the run itself would have given. What was to run is what the guest announced, or --expect. The nonce is
+the one on the kernel command line in the log. `-` reads standard input.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """See DESCRIPTION."""
+    parser.add_argument("log", metavar="LOG", help="console log, or - for standard input")
+    parser.add_argument("--expect", metavar="PROGRAM,...", help="programs that must have run")
+    parser.add_argument("--kunit", metavar="SUITE,...", help="KUnit suites that must have run")
+    parser.add_argument("--arch", metavar="NAME", help="architecture to name in the table (default: as the log says)")
+    add_results(parser)
+
+
+def run(context: Context, args: argparse.Namespace) -> int:
+    """Read, judge, print; see DESCRIPTION."""
+    text = _read(args.log)
+    verdict = judge(
+        text,
+        Ending(End.UNKNOWN),
+        runner.rules(context),
+        expected=[Expected(name) for name in args.expect.split(",")] if args.expect else None,
+        suites=args.kunit.split(",") if args.kunit else (),
+    )
+    log = None if args.log == "-" else Path(args.log)
+    result = ArchResult(args.arch or verdict.machine or "-", "saved log", verdict=verdict, log=log)
+    value = model.as_json([result])
+    if args.junit:
+        atomic_write(args.junit, junit.render([result]))
+    session.show(context, [result], json_to=args.json, value=value)
+    if args.require_pass and not session.passed_something(result):
+        context.report.error("nothing passed, as --require-pass forbids")
+        return max(1, int(result.exit_code))
+    return int(result.exit_code)
+
+
+def _read(name: str) -> str:
+    path = Path("/dev/stdin" if name == "-" else name)
+    try:
+        raw = path.read_bytes()
+    except OSError as exc:
+        hint = "harness parse runs/latest/x86_64/console.log"
+        raise UsageError(f"cannot read {name}: {exc.strerror}", hint=hint) from None
+    text = raw.decode(errors="replace")
+    if not text.strip():
+        raise UsageError(f"{name} is empty", hint="a guest that printed nothing leaves an empty log: nothing to judge")
+    return text

@@ -1,0 +1,87 @@
+"""``harness test``: the series' selftests and KUnit suites in a guest of each architecture."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from harness import options
+from harness.context import Context
+from harness.guest import session
+from harness.results.run import RunDirectory
+
+NAME = "test"
+HELP = "run the selftests in a guest of each architecture, with a verdict for each"
+DESCRIPTION = """\
+Builds what is not built, boots each architecture once and runs the selftests of the series in it, one after the other.
+KUnit suites that the kernel runs at boot are reported beside them. A program passes when it reported every test of its
+plan, ended with a matching status, and the kernel neither warned nor crashed; a test that never reported is told as
+such, and a guest that ends without its end marker never passes.
+
+PROGRAM names some of them (abi, window, ...). The run directory holds the console log, the KTAP output, the .config,
+reproduce.sh, results.json and junit.xml. Exit code: 0 passed or skipped, 1 tests failed, 7 the kernel crashed or
+complained, 8 a deadline passed or the machine was lost; the build's own codes when it fails.
+"""
+
+
+def add_results(parser: argparse.ArgumentParser) -> None:
+    """--json, --junit, --require-pass."""
+    parser.add_argument(
+        "--json", nargs="?", const="-", metavar="FILE", help="results as JSON to FILE, or to stdout without the table"
+    )
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="results as JUnit XML")
+    parser.add_argument(
+        "--require-pass", action="store_true", help="fail when an architecture has nothing that passed (all skipped)"
+    )
+
+
+def add_backend(parser: argparse.ArgumentParser, default: str = "qemu") -> None:
+    """--backend."""
+    parser.add_argument(
+        "--backend",
+        choices=session.BACKENDS,
+        default=default,
+        help=f"qemu: our own init, nothing else; vng: virtme-ng over the host's files (default: {default})",
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """See DESCRIPTION."""
+    options.add_arch(parser)
+    options.add_flavour(parser)
+    options.add_jobs(parser)
+    options.add_accel(parser)
+    options.add_source(parser)
+    add_backend(parser)
+    add_results(parser)
+    parser.add_argument(
+        "--timeout", dest="test_timeout", type=float, metavar="SECONDS", help="deadline of all tests of one boot"
+    )
+    parser.add_argument("programs", nargs="*", metavar="PROGRAM", help="test programs (default: all)")
+
+
+def run(context: Context, args: argparse.Namespace) -> int:
+    """Build, boot, judge, print; see DESCRIPTION."""
+    archs = options.archs(context, args)
+    flavour = options.flavour(context, args)
+    patched = not args.unpatched
+    if context.dry_run:
+        for arch in archs:
+            session.dry_run(context, arch, flavour, patched=patched, backend=args.backend)
+        return 0
+    with RunDirectory.create(context, NAME) as directory:
+        session.describe(context, directory, flavour=flavour, patched=patched, backend=args.backend)
+        results = [
+            session.test_arch(
+                context, arch, flavour, directory, patched=patched, backend=args.backend, only=args.programs
+            )
+            for arch in archs
+        ]
+        return session.finish(
+            context,
+            directory,
+            results,
+            json_to=args.json,
+            junit_to=args.junit,
+            require_pass=args.require_pass,
+        )

@@ -1,0 +1,1 @@
+#define PR_FAKE 1

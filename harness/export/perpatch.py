@@ -14,7 +14,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -45,11 +45,12 @@ _CACHE_ENTRIES = 4000
 
 @dataclass(frozen=True)
 class Step:
-    """A patch as a commit: ``content`` and ``parent_content`` identify what of the trees can reach the kernel."""
+    """A patch as a commit with its ``tree``; ``content`` and ``parent_content`` are what of it can reach the kernel."""
 
     number: int
     patch: Patch
     commit: str
+    tree: str
     parent: str
     content: str
     parent_content: str
@@ -128,9 +129,10 @@ def content(repo: KernelRepo, commit: str) -> str:
 def steps(repo: KernelRepo, base: str, patches: Sequence[Patch], commits: Sequence[str]) -> list[Step]:
     """The patches with their commits, in order."""
     found, parent, before = [], base, content(repo, base)
-    for number, (patch, commit) in enumerate(zip(patches, commits, strict=True), 1):
+    trees = repo.git("rev-parse", *(f"{commit}^{{tree}}" for commit in commits)).split()
+    for number, (patch, commit, tree) in enumerate(zip(patches, commits, trees, strict=True), 1):
         after = content(repo, commit)
-        found.append(Step(number, patch, commit, parent, after, before))
+        found.append(Step(number, patch, commit, tree, parent, after, before))
         parent, before = commit, after
     return found
 
@@ -217,6 +219,7 @@ class Builder:
     tree: CheckTree
     memory: Memory
     patches: tuple[Patch, ...]
+    _tools: dict[str, kbuild.Toolchain] = field(default_factory=dict, init=False)
 
     def build(self, step: Step, arch: Arch, option: str) -> Outcome:
         """Build one step for one architecture with the option on or off.
@@ -229,7 +232,8 @@ class Builder:
             return Outcome("n/a")
         if step.content == step.parent_content:
             return Outcome("same")
-        tools = kbuild.toolchain(self.context, arch)
+        tools = self._tools.get(arch.name) or kbuild.toolchain(self.context, arch)
+        self._tools[arch.name] = tools
         asked = assemble.fingerprint(self.context, arch, flavour, patched=True)
         name = key("build", step.parent_content, step.content, arch.name, option, asked, tools.version)
         if known := self.memory.get(name):

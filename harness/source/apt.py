@@ -13,6 +13,7 @@ import json
 import re
 import shlex
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ KEYRINGS = tuple(
     Path("/usr/share/keyrings") / name for name in ("debian-archive-keyring.pgp", "debian-archive-keyring.gpg")
 )
 SOURCES = Path("/etc/apt")
+LOCK_WAIT = 60.0
 _TARGETS = "$(SITE)|$(RELEASE)|$(COMPONENT)|$(ORIGIN)|$(LABEL)|$(CODENAME)"
 _ACQUIRE = re.compile(r'Acquire::[^"]*"[^"]*";')
 _URI = re.compile(r"'([^']+)' (\S+) (\d+) ?(\S*)")
@@ -196,7 +198,14 @@ class PrivateApt:
     def _apt(self, *arguments: str, cwd: Path | None = None) -> proc.Completed:
         env = {"APT_CONFIG": str(self.directory / "apt.conf"), "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
         argv = ["apt-get", "-q", *arguments]
-        done = proc.run(argv, timeout=self.timeout, cwd=cwd or self.directory, env=env, what=f"apt-get {arguments[0]}")
+        give_up = time.monotonic() + min(self.timeout, LOCK_WAIT)
+        while True:
+            what = f"apt-get {arguments[0]}"
+            done = proc.run(argv, timeout=self.timeout, cwd=cwd or self.directory, env=env, what=what)
+            # Our lock keeps other runs out; what can hold apt's own is the rest of one that was killed.
+            if done.status == 0 or "Could not get lock" not in done.errors or time.monotonic() > give_up:
+                break
+            time.sleep(1.0)
         if done.status != 0:
             said = [line for line in done.errors.splitlines() if line.startswith(("E:", "Err:"))] or ["it says nothing"]
             raise EnvironmentFailure(
@@ -242,8 +251,7 @@ class PrivateApt:
                     target = place / tarball.name
                     have = target.stat().st_size if target.is_file() else 0
                     require_space(place, ((tarball.size - have) >> 20) + 1, "the source package")
-                    with self._watch(place, tarball):
-                        self._apt(*request, cwd=place)
+                    self._get_source(request, place, tarball)
                 except HarnessError as exc:
                     failure = exc
                     continue
@@ -251,6 +259,19 @@ class PrivateApt:
                     raise EnvironmentFailure(f"apt-get succeeded and left no {target}")
                 return target
         raise failure or EnvironmentFailure(f"no mirror of this machine has {spec}")
+
+    def _get_source(self, request: Sequence[str], place: Path, tarball: Remote) -> None:
+        target = place / tarball.name
+        for last in (False, True):
+            try:
+                with self._watch(place, tarball):
+                    self._apt(*request, cwd=place)
+                return
+            except EnvironmentFailure as exc:
+                # A partial file that was damaged cannot be continued; begin anew, once.
+                if last or not target.exists() or "mismatch" not in (exc.message + exc.detail):
+                    raise
+                target.unlink()
 
     def source_commands(self, spec: str, suite: str, place: Path) -> list[str]:
         """The commands that :meth:`source` comes to, to be pasted into a shell."""

@@ -108,7 +108,7 @@ class DeveloperTree:
                 self._move(series, base, head, force)
             else:
                 self._add(series, base, head, force)
-            self._configure(base, head)
+            self._configure(base, head, until)
         return head
 
     def _add(self, series: Series, base: str, head: str, force: bool) -> None:
@@ -172,7 +172,7 @@ class DeveloperTree:
         self.repo.git("update-ref", name, changes or commit)
         self.context.report.warn(f"what was in the tree is kept as {name} of {self.repo.path}")
 
-    def _configure(self, base: str, head: str) -> None:
+    def _configure(self, base: str, head: str, until: str) -> None:
         identity = self.context.identity()
         settings = {
             "user.name": identity.name,
@@ -182,6 +182,7 @@ class DeveloperTree:
             "core.hooksPath": "/dev/null",
             "agent.base": base,
             "agent.synced": head,
+            "agent.until": until,
         }
         for name, value in settings.items():
             self._git("config", "--worktree", name, value)
@@ -234,6 +235,12 @@ class DeveloperTree:
             if problem := self._unfinished() or self._changes():
                 raise UsageError(f"{self.path}: {problem}", hint="finish or commit it, then refresh again")
             base, head = self._base(), self._git("rev-parse", "HEAD")
+            until = self._try("config", "--worktree", "agent.until")
+            if until and head == self._try_synced():
+                raise UsageError(
+                    f"{self.path} was made with --until {until} and nothing was added: the patches after it would go",
+                    hint=f"`git am -3` the rest there first, or `harness tree {self.path}` for the whole series",
+                )
             commits = self._commits(base, head)
             self._check(commits)
             with tempfile.TemporaryDirectory(prefix="agent-refresh-") as place:
@@ -244,6 +251,7 @@ class DeveloperTree:
             if not dry_run:
                 self._write(files, changes)
                 self._git("config", "--worktree", "agent.synced", head)
+                self._git("config", "--worktree", "agent.until", "")
         return changes
 
     def format_command(self) -> list[str]:

@@ -163,9 +163,8 @@ def _checkpatch(
     memory: Memory,
     exceptions: Sequence[checkpatch.Exception_],
 ) -> Report:
-    within = tree.repo.git("rev-parse", f"{step.commit}^{{tree}}")
     text = step.patch.text.encode("utf-8", "surrogateescape")
-    name = perpatch.key("checkpatch", within, *checkpatch.ARGUMENTS, text.decode("utf-8", "backslashreplace"))
+    name = perpatch.key("checkpatch", step.tree, *checkpatch.ARGUMENTS, text.decode("utf-8", "backslashreplace"))
     output = memory.get(name)
     if not isinstance(output, str):
         context.report.step(f"checkpatch {step.patch.name}")

@@ -27,7 +27,7 @@ LOG = "build.log"
 # A new value makes every finished build be looked at by make again.
 RECIPE = 1
 # Files of a cold build where none was finished before, only for the first progress bar.
-GUESSED_FILES = 1600
+GUESSED_FILES = 1200
 # MiB of one output directory, measured with room to spare.
 SPACE_MIB = 2048
 TELL_SECONDS = 15.0

@@ -102,7 +102,7 @@ def probe(context: Context, arch: Arch, machine: Machine, qemu: str, image: Path
             qemu=qemu,
         )
         result = console.run(argv, directory / "console.log", PROBE, nonce=_NONCE)
-        text = result.log.read_text(errors="replace")
+        text = log.load(result.log)
     lines = log.read(text)
     if any(line.marker == "done" and line.nonce == _NONCE for line in lines):
         return Accel("kvm", f"a guest booted in it in {result.seconds:.1f} s")

@@ -65,13 +65,11 @@ def _die_with_parent() -> None:
 def _end(child: pexpect.spawn[bytes]) -> None:
     """Kill the child's whole process group and reap it; a guest has nothing to lose."""
     pid = int(child.pid or 0)
-    for _ in range(2 if pid else 0):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)
-        deadline = time.monotonic() + 5
-        with contextlib.suppress(pexpect.ExceptionPexpect, OSError):
-            while child.isalive() and time.monotonic() < deadline:
-                time.sleep(0.01)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while _peek(pid) is None and time.monotonic() < deadline:
+        time.sleep(0.01)
     with contextlib.suppress(pexpect.ExceptionPexpect, OSError):
         child.close(force=True)
 
@@ -199,25 +197,34 @@ def _follow(
         except pexpect.TIMEOUT:
             data = b""
         except pexpect.EOF:
-            return Ending(End.EXITED, _status(child, watch))
+            return Ending(End.EXITED, _status(child))
         if data:
-            write(data)
+            write(data.replace(b"\r", b""))  # the line ends of a terminal, not the guest's words
             watch.take(data)
         if ending := watch.passed():
             return ending
 
 
-def _status(child: pexpect.spawn[bytes], watch: _Watch) -> int | None:
-    """The exit status after the end of output; minus the signal that killed it; None when it would not go."""
+def _peek(pid: int) -> int | None:
+    """The exit status of a child that has ended (minus the signal that killed it), left for others to reap.
+
+    None while it runs. pexpect's own question waits for ever once the child has closed its terminal.
+    """
+    try:
+        info = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return 0
+    if info is None:
+        return None
+    return info.si_status if info.si_code == os.CLD_EXITED else -info.si_status
+
+
+def _status(child: pexpect.spawn[bytes]) -> int | None:
+    """The exit status after the end of output; None when it would not go."""
     deadline = time.monotonic() + GRACE_SECONDS
     while time.monotonic() < deadline:
-        try:
-            alive = child.isalive()
-        except pexpect.ExceptionPexpect:
-            return None
-        if not alive:
-            if child.signalstatus is not None:
-                return -child.signalstatus
-            return child.exitstatus
+        status = _peek(int(child.pid or 0))
+        if status is not None:
+            return status
         time.sleep(0.01)
     return None

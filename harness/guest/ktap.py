@@ -212,6 +212,8 @@ def _result(block: _Block, negative: bool, number: str | None, rest: str) -> Non
         status = {"skip": Status.SKIPPED, "xfail": Status.XFAIL, "xpass": Status.FAILED, "timeout": Status.TIMEOUT}.get(
             directive, Status.PASSED
         )
+    # kselftest prints `ok 1 # SKIP what was skipped`: the reason is the only name there is.
+    label = name or reason
     if directive == "xpass":
         reason = f"passed though it was expected to fail: {reason}".rstrip(": ")
     index = int(number) if number else len(block.results) + 1
@@ -221,8 +223,7 @@ def _result(block: _Block, negative: bool, number: str | None, rest: str) -> Non
         block.problems.append(f"test {index} reported after test {block.results[-1].number}")
     if block.plan is not None and index > block.plan:
         block.problems.append(f"test {index} is beyond the plan of {block.plan}")
-    # kselftest prints `ok 1 # SKIP what was skipped`: the reason is the only name there is.
-    label = name or reason or f"test {index}"
+    label = label or f"test {index}"
     leaf = Test(label, status, index, reason)
     if block.pending is not None:
         pending, block.pending = block.pending, None

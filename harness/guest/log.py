@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 _ESCAPE = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|[@-Z\\-_c])")
 _STAMP = re.compile(r"(?:<\d+>)?\[\s*(\d+\.\d+)\](?:\[\s*[TC]\d+\])? ?(.*)$")
@@ -59,6 +60,11 @@ def _read(text: str) -> Iterator[Line]:
             )
         else:
             yield Line(number, message, seconds)
+
+
+def load(path: Path) -> str:
+    """The text of a console log, whatever bytes are in it. Carriage returns go: they would count as line ends."""
+    return path.read_bytes().decode(errors="replace").replace("\r", "")
 
 
 def find_nonce(lines: list[Line]) -> str:

@@ -17,6 +17,7 @@ from harness.guest import console, init, splat, verdict
 from harness.guest import machine as machines
 from harness.guest.accel import Accel
 from harness.guest.init import Program
+from harness.guest.log import load
 
 CONSOLE_LOG = "console.log"
 REPRODUCE = "reproduce.sh"
@@ -104,7 +105,7 @@ def boot(
         nonce=nonce,
         on_program=lambda name: context.report.debug(f"{arch.name}: {name}"),
     )
-    text = log.read_text(errors="replace")
+    text = load(log)
     require_start(result, argv, text)
     judged = verdict.judge(
         text, result.ending, checked, nonce=nonce, expected=[verdict.Expected(p.name, p.ktap) for p in programs]

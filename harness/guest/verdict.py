@@ -138,7 +138,7 @@ def judge(
 
 
 def _plan(markers: Sequence[Line]) -> list[Expected]:
-    words = [word for line in markers if line.marker == "plan" for word in line.words]
+    words = dict.fromkeys(word for line in markers if line.marker == "plan" for word in line.words)
     return [Expected(name, kind != "status") for name, _, kind in (word.partition(":") for word in words)]
 
 
@@ -251,8 +251,8 @@ def _program(
     else:
         tree = Test(program.name, Status.PASSED, log=tuple(output[-ktap.MOST_DIAGNOSTICS :]))
     if end is None:
-        killed = failure is None or failure.code == ExitCode.GUEST_CRASH or failure.kind == "lost"
-        status = Status.CRASHED if killed else Status.TIMEOUT
+        late = failure is not None and failure.kind in ("silence", "deadline", "no boot", "flood")
+        status = Status.TIMEOUT if late else Status.CRASHED
         return replace(tree, status=status, reason=f"{failure.kind if failure else 'no end'} while it ran")
     test = replace(_by_status(tree, program, end), seconds=_number(end, "ms") / 1000)
     inside = [report for report in splats if begin.number < report.first < end.number]

@@ -35,6 +35,7 @@ from harness.guest import accel as accels
 from harness.guest import console, init, rootfs, runner, verdict
 from harness.guest import machine as machines
 from harness.guest.init import Program
+from harness.guest.log import load
 from harness.guest.verdict import End, Ending
 
 SHARE = "/run/harness"
@@ -186,7 +187,7 @@ def _watch(
         cwd=guest.root if guest.root != Path("/") else None,
         env={"PATH": _path()},
     )
-    text = log.read_text(errors="replace")
+    text = load(log)
     runner.require_start(result, guest.argv, text)
     if result.ending.end == End.EXITED and result.ending.status == 255 and result.guest_spoke:
         # Its word for whatever it did not expect; what it was is in the log.

@@ -22,6 +22,7 @@ from harness import proc
 from harness.errors import EnvironmentFailure, HarnessError
 from harness.fs import atomic_write, disk_errors, lock, require_space, write_json
 from harness.report import Reporter
+from harness.source.git import is_full, no_space
 
 KEYRINGS = tuple(
     Path("/usr/share/keyrings") / name for name in ("debian-archive-keyring.pgp", "debian-archive-keyring.gpg")
@@ -207,6 +208,8 @@ class PrivateApt:
                 break
             time.sleep(1.0)
         if done.status != 0:
+            if is_full(done.errors):
+                raise no_space(cwd or self.directory, done.errors.strip())
             said = [line for line in done.errors.splitlines() if line.startswith(("E:", "Err:"))] or ["it says nothing"]
             raise EnvironmentFailure(
                 f"apt-get {arguments[0]} failed: {said[0].removeprefix('E: ')}",
@@ -243,7 +246,7 @@ class PrivateApt:
             failure: HarnessError | None = None
             for _ in self._with_suite("deb-src", suite):
                 try:
-                    listed = remotes(self._apt(*request, "--print-uris").output)
+                    listed = remotes(self._apt(request[0], "--print-uris", *request[1:]).output)
                     wanted = [remote for remote in listed if ".orig.tar." in remote.name] or listed
                     if not wanted:
                         raise EnvironmentFailure(f"apt-get lists no tarball for {spec}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
-from harness.errors import ApplyError, EnvironmentFailure, HarnessError
+from harness.errors import ApplyError, HarnessError
+from harness.source.git import is_full, no_space
 from harness.source.mail import Patch
 
 _FAILED = re.compile(r"^error: patch failed: (?P<path>.+):(?P<line>\d+)$", re.MULTILINE)
@@ -15,10 +17,10 @@ _OTHER = re.compile(
 )
 
 
-def explain(patch: Patch, said: str) -> HarnessError:
+def explain(patch: Patch, said: str, where: Path) -> HarnessError:
     """The error of a patch that was refused: names patch, file, hunk and line, and shows the hunk."""
-    if "No space left on device" in said:
-        return EnvironmentFailure("no space left on the disk that holds the cache", detail=said)
+    if is_full(said):
+        return no_space(where, said)
     hint = (
         f"`harness tree --until {patch.name[:4]}` gives the tree before it; `git am -3` this patch and the rest there, "
         "then `harness refresh`"

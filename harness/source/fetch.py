@@ -32,6 +32,7 @@ from harness.source.series import Series
 
 SOCKET_TIMEOUT = 30.0
 ATTEMPTS = 5
+BACKOFF = 0.5
 _CHUNK = 1 << 18
 
 
@@ -323,7 +324,7 @@ def download(url: str, part: Path, context: Context, timeout: float) -> None:
         if time.monotonic() >= deadline:
             raise _late(timeout)
         context.report.debug(f"{reason}; continuing at byte {after}")
-        time.sleep(min(0.2 * 2**failures, 5.0))
+        time.sleep(min(BACKOFF * 2**failures, 10.0))
 
 
 def _late(timeout: float) -> StageTimeout:
@@ -361,8 +362,10 @@ def _transfer(url: str, part: Path, context: Context, deadline: float) -> bool:
             require_space(part.parent, ((total_bytes - start) >> 20) + 1, "the download")
         with part.open("ab" if resumed else "wb") as out:
             done = start
-            while chunk := answer.read(_CHUNK):
+            # read1() returns what has come, so that a server that trickles cannot outlast the deadline.
+            while chunk := answer.read1(_CHUNK):
                 out.write(chunk)
+                out.flush()
                 done += len(chunk)
                 if total_bytes:
                     context.report.progress(

@@ -30,8 +30,13 @@ def argv(*arguments: str) -> list[str]:
     return [*(["env", *unset] if unset else []), "git", *_FLAGS, *arguments]
 
 
+def is_full(message: str) -> bool:
+    """Whether git, or apt, says that the disk is full: each of their parts has its own words for it."""
+    return any(words in message for words in ("No space left on device", "Out of diskspace", "enough free space"))
+
+
 def no_space(where: Path, message: str) -> EnvironmentFailure:
-    """The error of a git that found the disk full; ``message`` is what it said."""
+    """The error of a program that found the disk full; ``message`` is what it said."""
     return EnvironmentFailure(
         f"no space left on the disk that holds {where}",
         detail=message,
@@ -62,7 +67,7 @@ def git(
     if check and done.status != 0:
         message = (done.errors or done.output).strip()
         first = message.splitlines()[0] if message else f"status {done.status}"
-        if "No space left on device" in message:
+        if is_full(message):
             raise no_space(where, message)
         raise EnvironmentFailure(
             f"git {arguments[0]} failed in {where}: {first}",

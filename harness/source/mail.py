@@ -16,6 +16,7 @@ from email.utils import parseaddr, parsedate_to_datetime
 from harness.errors import UsageError
 
 NO_BLOB = "0" * 40
+EMPTY_BLOB = "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
 
 _MBOX_LINE = re.compile(r"From \S+ .*\d{4}$")
 _HEADER = re.compile(r"([!-9;-~]+):[ \t]*(.*)")
@@ -192,7 +193,7 @@ def _file_diff(lines: list[str], start: int, name: str) -> tuple[FileDiff, int]:
     old_path: str | None = old
     new_path: str | None = new
     blobs: tuple[str, str] | None = None
-    only_mode_or_name = False
+    only_mode_or_name = binary = False
     hunks: list[int] = []
     number = start + 1
     while number < len(lines):
@@ -214,6 +215,7 @@ def _file_diff(lines: list[str], start: int, name: str) -> tuple[FileDiff, int]:
                 raise _malformed(name, number + 1, "blob ids must be whole (git format-patch --full-index)")
             blobs = (found[1], found[2])
         elif line == "GIT binary patch":
+            binary = True
             number = _skip_binary(lines, number)
             continue
         elif line.startswith("Binary files "):
@@ -233,6 +235,8 @@ def _file_diff(lines: list[str], start: int, name: str) -> tuple[FileDiff, int]:
         raise _malformed(name, start + 1, "this diff has no `index` line (git format-patch --full-index)")
     if blobs and hunks and (old_path is None) != (blobs[0] == NO_BLOB):
         raise _malformed(name, start + 1, "the `index` line and the name of the old file contradict each other")
+    if blobs and not hunks and not binary and set(blobs) != {NO_BLOB, EMPTY_BLOB}:
+        raise _malformed(name, start + 1, "this diff is cut short: it has no hunk")
     old_blob, new_blob = blobs or ("", "")
     return FileDiff(old_path, new_path, old_blob, new_blob, tuple(hunks)), number
 

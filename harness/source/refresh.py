@@ -29,7 +29,11 @@ from harness.source.series import COVER_FILE, SERIES_FILE, UNFINISHED, Series
 BRANCH = "agent"
 _EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 # Everything that git would otherwise take from a configuration, a terminal, attributes or its own version.
+# What a hunk's head names: git's own idea of a function in C changes from version to version. Labels are none.
+ATTRIBUTES = "*.[chS] diff=agent-c\n"
+_FUNCTION = r"!^[A-Za-z_][A-Za-z_0-9]*:[ \t]*$" + "\n" + r"^([A-Za-z_$].*)$"
 FORMAT = (
+    *("-c", f"attr.tree={_EMPTY_TREE}", "-c", f"diff.agent-c.xfuncname={_FUNCTION}"),
     *("format-patch", "-q", "--zero-commit", "--full-index", "--binary", "--no-signature", "--no-numbered"),
     *("--start-number=1", "--suffix=.patch", "--filename-max-length=64", "--subject-prefix=PATCH"),
     *("--no-cover-letter", "--no-thread", "--no-attach", "--no-notes", "--no-to", "--no-cc", "--no-add-header"),
@@ -257,7 +261,12 @@ class DeveloperTree:
     def format_command(self) -> list[str]:
         """The git command whose output is stored."""
         base, head = self._base(), self._git("rev-parse", "HEAD")
-        return ["git", f"--git-dir={self.repo.path}", *FORMAT, "-o", str(self.context.patches), f"{base}..{head}"]
+        return ["git", "-C", str(self.repo.path), *self._format(), "-o", str(self.context.patches), f"{base}..{head}"]
+
+    def _format(self) -> list[str]:
+        attributes = self.repo.path / "format-attributes"
+        write_if_changed(attributes, ATTRIBUTES)
+        return ["-c", f"core.attributesFile={attributes}", *FORMAT]
 
     def _base(self) -> str:
         base = self._try("config", "--worktree", "agent.base") or self.repo.ensure_base()
@@ -302,7 +311,7 @@ class DeveloperTree:
         if base == head:
             return {}
         with disk_errors(place):
-            self.repo.git("-c", f"attr.tree={_EMPTY_TREE}", *FORMAT, "-o", str(place), f"{base}..{head}")
+            self.repo.git(*self._format(), "-o", str(place), f"{base}..{head}")
         return {path.name: path.read_bytes() for path in sorted(place.iterdir())}
 
     def _prove(self, series: Series, commits: list[Commit], base: str, head: str) -> None:
@@ -319,7 +328,7 @@ class DeveloperTree:
         if self.repo.tree_of(base, series) != self.repo.git("rev-parse", f"{head}^{{tree}}"):
             raise UsageError(
                 f"the patches of {self.path} do not give its tree again",
-                hint=f"look at them: {proc.quoted(['git', '-C', str(self.path), *FORMAT[:3], f'{base[:12]}..HEAD'])}",
+                hint=f"look at them: {proc.quoted(self.format_command())}",
             )
 
     def _compare(self, files: dict[str, bytes]) -> Changes:

@@ -22,7 +22,7 @@ from harness.fs import disk_errors, require_space
 from harness.report import Stopwatch
 from harness.source import fetch, tarball
 from harness.source.conflict import explain
-from harness.source.git import ENVIRONMENT, argv, git, no_space
+from harness.source.git import ENVIRONMENT, argv, git, is_full, no_space
 from harness.source.mail import Patch
 from harness.source.series import Series
 
@@ -112,9 +112,16 @@ class KernelRepo:
                 with disk_errors(self.path):
                     proc.feed(command, write, timeout=self.timeout, cwd=self.path, env=ENVIRONMENT, what="the import")
             except EnvironmentFailure as exc:
-                if "No space left on device" in exc.detail:
+                if is_full(exc.detail):
                     raise no_space(self.path, exc.detail) from None
+                if exc.detail:
+                    exc.hint = f"run it again; if it stays: rm -rf {self.path}"
                 raise
+            except BaseException:
+                report.end_bar()
+                raise
+            finally:
+                self._sweep()
         report.end_bar()
         fetch.check_version(str(source.path), self.git("show", f"{coming}:Makefile", check=False), self.context.pin())
         commit = self.git("rev-parse", coming)
@@ -138,14 +145,20 @@ class KernelRepo:
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             git(self.path, "init", "-q", "--bare", "--initial-branch=none", ".", timeout=self.timeout)
-            for pattern in ("objects/pack/tmp_*", "fast_import_crash_*", "archive-*", "config.lock", "agent-index-*"):
-                for left in self.path.glob(pattern):
-                    shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+            self._sweep()
+            for left in self.path.glob("archive-*"):
+                shutil.rmtree(left)
         for name, value in _SETTINGS.items():
             self.git("config", name, value)
         # With settings per worktree, what makes this one bare must not hold for the others.
         self.git("config", "--worktree", "core.bare", "true")
         git(self.path, "config", "--unset", "core.bare", timeout=self.timeout, check=False)
+
+    def _sweep(self) -> None:
+        """Remove what an import that failed or was killed left; the caller holds the lock."""
+        for pattern in ("objects/pack/tmp_*", "fast_import_crash_*", "config.lock", "agent-index-*"):
+            for left in self.path.glob(pattern):
+                left.unlink(missing_ok=True)
 
     # The series
 
@@ -190,7 +203,7 @@ class KernelRepo:
                 arguments = ("apply", "--cached", "--whitespace=nowarn", "-")
                 done = git(self.path, *arguments, timeout=self.timeout, env=env, stdin=raw, check=False)
                 if done.status != 0:
-                    raise explain(patch, done.errors)
+                    raise explain(patch, done.errors, self.path)
                 tree = git(self.path, "write-tree", timeout=self.timeout, env=env).output.strip()
                 person = {
                     f"GIT_{role}_{what}": value

@@ -61,7 +61,7 @@ def _read(name: str) -> str:
     except OSError as exc:
         hint = "harness parse runs/latest/x86_64/console.log"
         raise UsageError(f"cannot read {name}: {exc.strerror}", hint=hint) from None
-    text = raw.decode(errors="replace")
+    text = raw.decode(errors="replace").replace("\r", "")
     if not text.strip():
         raise UsageError(f"{name} is empty", hint="a guest that printed nothing leaves an empty log: nothing to judge")
     return text

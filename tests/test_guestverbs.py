@@ -1,0 +1,435 @@
+"""boot, test, run, shell and parse as a user calls them, with a QEMU that replays recorded consoles."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import cli
+from harness.errors import ApplyError, BuildError
+from harness.guest import init
+
+ROOT = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parent
+LOGS = HERE / "logs"
+SERIES = {"abi", "inherit", "off", "window", "placement", "stress"}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    arch: Any
+    flavour: Any
+    patched: bool
+    directory: Path
+    image: Path
+    config: Path
+    commit: str = "c0ffee"
+    seconds: float = 0.5
+    cached: bool = True
+    name: str = "name"
+    log: Path = Path("log")
+
+
+@dataclass(frozen=True)
+class Selftests:
+    directory: Path
+    programs: tuple[str, ...]
+    timeouts: dict[str, float] = field(default_factory=dict)
+    commit: str = "c0ffee"
+    seconds: float = 0.5
+
+
+@pytest.fixture
+def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    """Calls the command line with fake builds and a fake QEMU; returns exit code, stdout, stderr."""
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    for name in ("qemu-system-x86_64", "qemu-system-aarch64"):
+        (binaries / name).write_text(f'#!/bin/sh\nexec {sys.executable} {HERE}/fakeqemu.py "$@"\n')
+        (binaries / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{binaries}:/usr/bin:/bin")
+    monkeypatch.setenv("HARNESS_PROJECT", str(ROOT))
+    monkeypatch.setenv("HARNESS_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("HARNESS_RUNS_DIR", str(tmp_path / "runs"))
+    monkeypatch.setenv("HARNESS_ACCEL", "tcg")
+    for name in ("HARNESS_ARCH", "HARNESS_FLAVOUR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(init, "compile_init", lambda *_: ROOT / "qemu/init.c.j2")
+    built = tmp_path / "built"
+    built.mkdir()
+    (built / "image").write_bytes(b"kernel")
+    (built / "config").write_text("CONFIG_AGENT_LATENCY=y\n")
+    names = tuple(sorted(SERIES))
+
+    def kernel(context: Any, arch: Any, flavour: Any, *, patched: bool = True, **_: Any) -> Kernel:
+        if arch.name in os.environ.get("FAIL_BUILD", ""):
+            raise BuildError("a.c:1:1: error: no", detail="a.c:1:1: error: no", hint="see the log")
+        return Kernel(arch, flavour, patched, built, built / "image", built / "config")
+
+    def tests(*_: Any, **__: Any) -> Selftests:
+        chosen = tuple(os.environ.get("PROGRAMS", " ".join(names)).split())
+        for name in chosen:
+            (built / name).write_bytes(b"\x7fELF")
+        return Selftests(built, chosen)
+
+    monkeypatch.setattr("harness.build.kernel.build", kernel)
+    monkeypatch.setattr("harness.build.selftests.build_selftests", tests)
+
+    def call(*argv: str, log: str = "", qemu: str = "", **env: str) -> tuple[int, str, str]:
+        monkeypatch.setenv("FAKE_QEMU", f"{f'log={LOGS / log}.log' if log else ''} {qemu}")
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        try:
+            code = cli.main(argv)
+        except SystemExit as exc:
+            code = int(exc.code or 0)
+        return code, *capsys.readouterr()
+
+    call.runs = tmp_path / "runs"  # type: ignore[attr-defined]
+    return call
+
+
+def newest(call: Any) -> Path:
+    return (call.runs / "latest").resolve()
+
+
+def test_a_good_test_leaves_everything(harness, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = harness("test", "-a", "x86_64", "--junit", str(tmp_path / "j.xml"), log="patched-x86_64")
+    assert code == 0, err
+    assert "x86_64: pass: 7 programs" in out
+    assert out.count(" pass ") >= 6
+    run = newest(harness)
+    arch = run / "x86_64"
+    assert {p.name for p in run.iterdir()} >= {"metadata.json", "results.json", "junit.xml", "x86_64"}
+    assert {p.name for p in arch.iterdir()} >= {"console.log", "config", "reproduce.sh", "initramfs.cpio.gz", "ktap"}
+    assert {p.stem for p in (arch / "ktap").iterdir()} == SERIES
+    assert (arch / "ktap/abi.ktap").read_text().startswith("TAP version 13\n")
+    assert (tmp_path / "j.xml").read_text() == (run / "junit.xml").read_text()
+    ET.parse(run / "junit.xml")
+    metadata = json.loads((run / "metadata.json").read_text())
+    assert (metadata["state"], metadata["exit_code"], metadata["flavour"]) == ("finished", 0, "test")
+    about = metadata["architectures"]["x86_64"]
+    assert about["accelerator"] == {"name": "tcg", "reason": "as asked"}
+    assert about["qemu"] == "99.1"
+    assert about["kernel"]["commit"] == "c0ffee"
+    assert "-no-reboot" in about["argv"]
+    results = json.loads((run / "results.json").read_text())
+    assert results["architectures"][0]["totals"]["programs"] == 7
+
+
+@pytest.mark.parametrize(
+    ("log", "qemu", "code", "said"),
+    [
+        ("panic-x86_64", "", 7, "sysrq triggered crash"),
+        ("bug-x86_64", "", 7, "Oops: invalid opcode"),
+        ("warn-x86_64", "", 7, "WARNING: CPU: 0 PID: 39"),
+        ("lockdep", "", 7, "possible circular locking dependency"),
+        ("kasan", "", 7, "slab-use-after-free"),
+        ("hung-x86_64", "", 7, "blocked for more than 30 seconds"),
+        ("oom-x86_64", "", 7, "invoked oom-killer"),
+        ("reboot", "", 7, "the guest rebooted while trig ran"),
+        ("poweroff", "", 8, "powered off without the end marker"),
+        ("lost", "signal=9", 8, "QEMU ended with signal SIGKILL"),
+        ("lost", "status=1", 8, "QEMU ended with exit status 1"),
+        ("silent", "then=hang", 8, "the guest printed nothing for 1 s while trig ran"),
+        ("deadline", "", 1, "not done by its deadline"),
+        ("segv", "", 1, "killed by SIGSEGV"),
+        ("exit", "", 1, "1 of 2 planned tests never reported"),
+        ("orphan", "", 0, ""),
+    ],
+)
+def test_each_ending_has_its_code_and_its_words(harness, log: str, qemu: str, code: int, said: str) -> None:  # type: ignore[no-untyped-def]
+    words = {"kasan": "trig later", "lockdep": "trig later"}.get(log, "good trig later")
+    got, out, err = harness(*("test", "-a", "x86_64"), log=log, qemu=qemu, PROGRAMS=words, HARNESS_SILENCE_TIMEOUT="1")
+    assert got == code, err
+    assert said in err
+    assert "Traceback" not in err
+    if code:
+        assert f"console log: {newest(harness) / 'x86_64/console.log'}" in err
+        assert not out.startswith("x86_64: pass")
+    assert json.loads((newest(harness) / "metadata.json").read_text())["exit_code"] == code
+
+
+def test_programs_that_never_ran_are_named(harness) -> None:  # type: ignore[no-untyped-def]
+    _, out, _ = harness("test", "-a", "x86_64", log="panic-x86_64", PROGRAMS="good trig later more")
+    rows = {line.split()[1]: line for line in out.splitlines() if line.startswith("x86_64  ")}
+    assert "CRASH" in rows["trig"]
+    assert "NEVER RAN" in rows["later"]
+    assert "NEVER RAN" in rows["more"]
+    assert "pass" in rows["good"]
+
+
+def test_a_guest_that_never_boots(harness) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = harness("test", "-a", "x86_64", qemu="then=hang", HARNESS_BOOT_TIMEOUT="1")
+    assert code == 8
+    assert "printed nothing at all within 1 s" in err
+
+
+def test_qemu_that_does_not_start_shows_its_words(harness) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = harness("test", "-a", "x86_64", qemu="status=1 message=qemu:_-machine_q36:_unsupported")
+    assert code == 3
+    assert "qemu: -machine q36: unsupported" in err
+    assert "reproduce.sh" in err
+    assert "ERROR" in out
+
+
+def test_qemu_that_is_not_there_names_its_package(harness, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("PATH", "/nowhere")
+    code, _, err = harness("test", "-a", "arm64")
+    assert code == 3
+    assert "qemu-system-aarch64 is not installed" in err
+    assert "qemu-system-arm" in err
+
+
+def test_two_architectures_and_the_worse_code(harness, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = harness("test", log="patched-x86_64", FAIL_BUILD="x86_64")
+    assert code == 6
+    assert "x86_64: a.c:1:1: error: no" in err
+    assert "arm64: pass" in out
+    run = newest(harness)
+    assert (run / "arm64/console.log").is_file()
+    assert ET.parse(run / "junit.xml").getroot().get("errors") == "1"
+
+
+def test_all_skipped_is_said_and_can_be_forbidden(harness) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = harness("test", "-a", "arm64", "--unpatched", log="unpatched-arm64")
+    assert code == 0
+    assert "kernel without CONFIG_AGENT_LATENCY" in out
+    text = (LOGS / "unpatched-arm64.log").read_text()
+    assert text
+    code, out, err = harness("test", "-a", "arm64", "--require-pass", log="unpatched-arm64", PROGRAMS="abi inherit")
+    assert code == 1
+    assert "nothing passed" in err
+
+
+def test_json_on_stdout_is_all_of_it(harness, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = harness("test", "-a", "x86_64", "--json", log="patched-x86_64")
+    value = json.loads(out)
+    assert (code, value["exit_code"]) == (0, 0)
+    assert [test["name"] for test in value["architectures"][0]["tests"]] == sorted(SERIES)
+    harness("test", "-a", "x86_64", f"--json={tmp_path}/r.json", log="patched-x86_64")
+    assert json.loads((tmp_path / "r.json").read_text())["exit_code"] == 0
+
+
+def test_some_programs_only(harness) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = harness("test", "-a", "x86_64", "abi", log="patched-x86_64")
+    assert code == 0
+    assert "inherit" not in out.split("x86_64: ")[0].replace("kunit/", "")
+    code, _, err = harness("test", "-a", "x86_64", "nobody", log="patched-x86_64")
+    assert code == 2
+    assert "there is no test program 'nobody'" in err
+    assert "abi" in err
+
+
+def test_dry_run_prints_and_leaves_nothing(harness) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = harness("test", "-n", "-a", "arm64")
+    assert code == 0
+    assert out.startswith("qemu-system-aarch64 ")
+    assert not harness.runs.exists()
+
+
+def test_boot_prints_the_banner(harness) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = harness("boot", "-a", "x86_64", log="orphan")
+    assert code == 0, err
+    assert "Linux version 6.18.15" in out
+    assert "booted in" in out
+
+
+def test_boot_with_a_program(harness, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    program = tmp_path / "prog"
+    program.write_bytes(b"\x7fELF")
+    log = tmp_path / "status.log"
+    for status, code in ((0, 0), (9, 1)):
+        log.write_text(
+            "[ 0.0] Linux version 6\n[ 1.0] harness!5ca1ab1e0ddba115!start \n"
+            "[ 1.0] harness!5ca1ab1e0ddba115!begin prog\n"
+            f"[ 1.0] harness|prog|hello\n[ 1.0] harness!5ca1ab1e0ddba115!end prog status={status} lines=1\n"
+            "[ 1.0] harness!5ca1ab1e0ddba115!done ran=1\n"
+        )
+        got, out, _ = harness("boot", "-a", "x86_64", "--", str(program), "-x", qemu=f"log={log}")
+        assert got == code
+        assert "x86_64: prog: hello" in out
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "is no file"), (b"#!/bin/sh\n", "is a script"), (b"text", "is no ELF program")]
+)
+def test_boot_with_what_cannot_run(harness, tmp_path: Path, content: bytes | None, said: str) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "thing"
+    if content is not None:
+        path.write_bytes(content)
+    code, _, err = harness("boot", "-a", "x86_64", "--", str(path))
+    assert code == 2
+    assert said in err
+
+
+def test_boot_image(harness, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = harness("boot", "-a", "x86_64", "--image", str(tmp_path / "none"))
+    assert code == 2
+    assert "there is no kernel image" in err
+    code, _, err = harness("boot", "--image", str(tmp_path / "none"))
+    assert code == 2
+    assert "--image is of one architecture" in err
+
+
+@pytest.fixture
+def sources(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    done: list[str] = []
+
+    class Repo:
+        def __init__(self, _: Any) -> None:
+            pass
+
+        def ensure_base(self) -> str:
+            done.append("import")
+            return "base"
+
+        def apply(self, _: Any) -> str:
+            if os.environ.get("FAIL_APPLY"):
+                raise ApplyError("0002-x.patch: kernel/a.c: hunk 1 does not apply", hint="harness tree")
+            done.append("apply")
+            return "c0ffee"
+
+    monkeypatch.setattr("harness.source.fetch.fetch", lambda *_: done.append("fetch"))
+    monkeypatch.setattr("harness.source.repo.KernelRepo", Repo)
+    return done
+
+
+def test_run_is_all_of_it(harness, sources: list[str]) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = harness("run", log="patched-x86_64")
+    assert code == 0, err
+    assert sources == ["fetch", "import", "apply"]
+    stages = [line.split()[:-3] for line in out.split("\n\n")[-1].splitlines()]
+    assert ["fetch"] in stages
+    assert ["arm64", "guest"] in stages
+    assert ["total"] in stages
+    recorded = json.loads((newest(harness) / "metadata.json").read_text())["stages"]
+    assert [stage["stage"] for stage in recorded][:3] == ["fetch", "import", "apply"]
+    assert len(recorded) == 3 + 2 * 3
+
+
+def test_run_goes_on_with_the_other_architecture(harness, sources: list[str]) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = harness("run", log="patched-x86_64", FAIL_BUILD="x86_64")
+    assert sources
+    assert code == 6
+    assert "arm64: pass" in out
+    assert any(line.split()[:3] == ["x86_64", "build", "FAILED"] for line in out.splitlines())
+
+
+def test_run_stops_when_the_series_does_not_apply(harness, sources: list[str]) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = harness("run", FAIL_APPLY="1")
+    assert code == 4
+    assert "0002-x.patch: kernel/a.c: hunk 1" in err
+    metadata = json.loads((newest(harness) / "metadata.json").read_text())
+    assert (metadata["state"], metadata["exit_code"]) == ("failed", 4)
+    assert metadata["stages"][-1]["state"] == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("log", "options", "code"),
+    [
+        ("patched-x86_64", [], 0),
+        ("patched-x86_64", ["--expect", "abi,absent"], 1),
+        ("patched-x86_64", ["--kunit", "agent_latency"], 0),
+        ("patched-x86_64", ["--kunit", "absent"], 1),
+        ("unpatched-arm64", ["--require-pass"], 0),
+        ("panic-arm64", [], 7),
+        ("soft", [], 7),
+        ("lost", [], 8),
+        ("silent", [], 8),
+        ("deadline", [], 1),
+        ("kunit-fails", [], 1),
+    ],
+)
+def test_parse_judges_saved_logs(harness, log: str, options: list[str], code: int) -> None:  # type: ignore[no-untyped-def]
+    got, out, err = harness("parse", str(LOGS / f"{log}.log"), *options)
+    assert got == code, err
+    assert out
+    assert not harness.runs.exists()
+
+
+def test_parse_of_nothing(harness, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = harness("parse", str(tmp_path / "none"))
+    assert (code, "cannot read" in err) == (2, True)
+    (tmp_path / "empty").write_text("\n")
+    code, _, err = harness("parse", str(tmp_path / "empty"))
+    assert (code, "is empty" in err) == (2, True)
+    (tmp_path / "noise").write_bytes(os.urandom(5000))
+    code, _, err = harness("parse", str(tmp_path / "noise"))
+    assert code == 8
+    assert "Traceback" not in err
+
+
+def test_shell_of_one_architecture(harness) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = harness("shell", "-a", "x86_64", "-a", "arm64")
+    assert code == 2
+    assert "one architecture" in err
+    code, out, _ = harness("shell", "-n", "-a", "arm64", "--", "uname", "-r")
+    assert code == 0
+    assert "--exec /run/harness/run.sh" in out
+    code, out, _ = harness("shell", "-n", "-a", "x86_64", "--backend", "qemu")
+    assert out.startswith("qemu-system-x86_64 ")
+
+
+def test_interrupted_test_ends_its_guest_and_says_so(tmp_path: Path) -> None:
+    """The whole command line in a process of its own, Ctrl-C while the guest runs."""
+    pids = tmp_path / "pids"
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    (binaries / "qemu-system-x86_64").write_text(f'#!/bin/sh\nexec {sys.executable} {HERE}/fakeqemu.py "$@"\n')
+    (binaries / "qemu-system-x86_64").chmod(0o755)
+    (tmp_path / "image").touch()
+    driver = (
+        "import sys\nfrom pathlib import Path\nfrom harness import cli\nfrom harness.guest import init\n"
+        f"init.compile_init = lambda *_: Path({str(ROOT / 'qemu/init.c.j2')!r})\nsys.exit(cli.main(sys.argv[1:]))\n"
+    )
+    env = {
+        **os.environ,
+        "PATH": f"{binaries}:{os.environ['PATH']}",
+        "FAKE_QEMU": f"log={LOGS / 'silent.log'} then=hang stubborn pids={pids}",
+        "HARNESS_CACHE_DIR": str(tmp_path / "cache"),
+        "HARNESS_RUNS_DIR": str(tmp_path / "runs"),
+        "HARNESS_PROJECT": str(ROOT),
+        "HARNESS_ACCEL": "tcg",
+    }
+    command = [sys.executable, "-c", driver, "boot", "-a", "x86_64", "--image", str(tmp_path / "image")]
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, start_new_session=True) as process:
+        log = tmp_path / "runs/latest/x86_64/console.log"
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and not (log.is_file() and b"begin trig" in log.read_bytes()):
+            time.sleep(0.05)
+        os.kill(process.pid, 2)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert b"interrupted" in err
+    assert b"begin trig" in log.read_bytes()
+    assert json.loads((tmp_path / "runs/latest/metadata.json").read_text())["state"] == "interrupted"
+    for _ in range(200):
+        if not any(Path(f"/proc/{pid}").exists() and _running(pid) for pid in pids.read_text().split()):
+            break
+        time.sleep(0.05)
+    else:
+        raise AssertionError("a process of the guest is left")
+
+
+def _running(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_every_help_is_worth_reading(harness) -> None:  # type: ignore[no-untyped-def]
+    for verb in ("boot", "test", "run", "shell", "parse"):
+        code, out, _ = harness(verb, "--help")
+        assert code == 0
+        assert len(out.splitlines()) > 12

@@ -25,10 +25,9 @@ use strict; use warnings;
 use open qw(:std :encoding(UTF-8));
 die "not at the top of a tree\n" unless -f "MAINTAINERS" && -f "COPYING" && -d "kernel/sched" && -d "drivers/empty";
 die "a configuration of the user\n" if -e "$ENV{HOME}/.get_maintainer.conf";
-my $patch = pop @ARGV;
 die "get_maintainer.pl: asked git\n" unless grep { $_ eq "--nogit" } @ARGV;
-open(my $p, "<", $patch) or die;
-my %files = map { $_ => 1 } grep { defined } map { m@^\+\+\+ b/(\S+)@ ? $1 : undef } <$p>;
+@ARGV = grep { !/^--/ } @ARGV;
+my %files = map { $_ => 1 } grep { defined } map { m@^\+\+\+ b/(\S+)@ ? $1 : undef } <>;
 open(my $m, "<", "MAINTAINERS") or die;
 my (@people, $hit, $section, %out);
 while (<$m>) {

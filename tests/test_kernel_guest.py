@@ -1,72 +1,145 @@
-"""The selftests on real kernels: they pass with the option on, and nowhere else."""
+"""Real guests: boots, crashes that are provoked, commands in a shell, and no QEMU left behind. ``tox -e kernel``.
+
+Boots the kernels of ``harness build`` (built if they are not); HARNESS_IMAGE_X86_64 and HARNESS_IMAGE_ARM64 name
+others.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-ARCHS = ("x86_64", "arm64")
+from harness import cli
+from harness.context import Context, find_project
+from harness.report import Reporter
+from harness.settings import resolve
 
 pytestmark = pytest.mark.kernel
+ROOT = Path(__file__).resolve().parent.parent
+
+# Writes its argument to sysrq-trigger, having reported half of its plan.
+TRIGGER = r"""
+#include <fcntl.h>
+#include <stdio.h>
+#include <unistd.h>
+int main(int argc, char **argv)
+{
+	int fd = open("/proc/sysrq-trigger", O_WRONLY);
+
+	printf("about to\n");
+	fflush(stdout);
+	sleep(1);
+	return argc < 2 || write(fd, argv[1], 1) != 1 || sleep(60);
+}
+"""
 
 
-def harness(*argv: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "harness", *argv], cwd=ROOT, capture_output=True, text=True, timeout=3000, check=False
-    )
+@pytest.fixture(params=["x86_64", "arm64"])
+def arch(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
-def statuses(tmp_path: Path, arch: str, *argv: str) -> dict[str, dict[str, Any]]:
-    """``harness test`` on one architecture: the selftests by name."""
-    results = tmp_path / "results.json"
-    done = harness("test", "-a", arch, "--json", str(results), *argv)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (only,) = json.loads(results.read_text())["architectures"]
-    return {test["name"]: test for test in only["tests"]}
+@pytest.fixture
+def image(arch: str) -> Path:
+    if given := os.environ.get(f"HARNESS_IMAGE_{arch.upper()}"):
+        return Path(given)
+    from harness.build import kernel
+
+    root = find_project(ROOT)
+    context = Context(root, resolve(root, {}), Reporter())
+    return kernel.build(context, context.arch(arch), context.flavour("test")).image
 
 
-@pytest.mark.parametrize("arch", ARCHS)
-def test_option_on_every_selftest_passes(tmp_path: Path, arch: str) -> None:
-    tests = statuses(tmp_path, arch)
-    assert tests.pop("off")["status"] == "skipped"
-    assert len(tests) >= 5
-    assert {name: test["status"] for name, test in tests.items()} == dict.fromkeys(tests, "passed")
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HARNESS_RUNS_DIR", str(tmp_path / "runs"))
+    monkeypatch.setenv("HARNESS_PROJECT", str(ROOT))
+    return tmp_path / "runs/latest"
 
 
-@pytest.mark.parametrize(
-    ("arch", "kernel"),
-    [("x86_64", ("-f", "off")), ("arm64", ("-f", "off")), ("x86_64", ("-f", "off", "--unpatched"))],
-    ids=["x86_64-off", "arm64-off", "x86_64-unpatched"],
-)
-def test_option_off_or_no_patch_every_selftest_skips_with_a_reason(
-    tmp_path: Path, arch: str, kernel: tuple[str, ...]
+def compiled(arch: str, source: str, out: Path) -> Path:
+    context = Context(ROOT, resolve(ROOT, {}), Reporter())
+    prefix = context.arch(arch).toolchain_prefix(context.host_machine)
+    (out.with_suffix(".c")).write_text(source)
+    subprocess.run([f"{prefix}gcc", "-static", "-o", str(out), str(out.with_suffix(".c"))], check=True)
+    return out
+
+
+def guests_with(word: str) -> list[str]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().decode(errors="replace")
+                if word in words and "qemu-system" in str((entry / "exe").readlink()):
+                    found.append(entry.name)
+            except OSError:
+                continue
+    return found
+
+
+def test_boot_to_power_off(arch: str, image: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["boot", "-a", arch, "--image", str(image)]) == 0
+    assert "Linux version 6.18" in capsys.readouterr().out
+    assert guests_with(str(runs.resolve())) == []
+
+
+@pytest.mark.parametrize(("key", "code", "kind"), [("c", 7, "panic"), ("b", 7, "reboot"), ("o", 8, "power off")])
+def test_provoked_ends(arch: str, image: Path, runs: Path, tmp_path: Path, key: str, code: int, kind: str) -> None:
+    program = compiled(arch, TRIGGER, tmp_path / "trigger")
+    assert cli.main(["boot", "-a", arch, "--image", str(image), "--", str(program), key]) == code
+    result = json.loads((runs / "results.json").read_text())["architectures"][0]
+    assert result["failure"]["kind"] == kind
+    assert result["tests"][0]["status"] == "crashed"
+    assert "about to" in (runs / arch / "ktap/trigger.ktap").read_text()
+
+
+def test_a_file_that_is_no_kernel(arch: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad").write_bytes(b"no kernel" * 1000)
+    os.environ["HARNESS_BOOT_TIMEOUT"] = "5"
+    try:
+        code = cli.main(["boot", "-a", arch, "--accel", "tcg", "--image", str(tmp_path / "bad")])
+    finally:
+        del os.environ["HARNESS_BOOT_TIMEOUT"]
+    assert code in (3, 7, 8)
+    assert "error" in capsys.readouterr().err or code != 3
+    assert guests_with(str(runs.resolve())) == []
+
+
+@pytest.mark.parametrize("number", [2, 15, 9])
+def test_no_guest_outlives_the_harness(arch: str, image: Path, runs: Path, tmp_path: Path, number: int) -> None:
+    program = compiled(arch, TRIGGER.replace("write(fd, argv[1], 1) != 1", "0"), tmp_path / "sleeper")
+    command = [sys.executable, "-m", "harness", "boot", "-a", arch, "--image", str(image), "--", str(program), "x"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        log = runs / arch / "console.log"
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline and not (log.is_file() and b"about to" in log.read_bytes()):
+            time.sleep(0.1)
+        mine = str(runs.resolve())
+        assert guests_with(mine)
+        process.send_signal(number)
+        process.wait(30)
+    assert process.returncode in (130, -9)
+    deadline = time.monotonic() + 10
+    while guests_with(mine) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert guests_with(mine) == []
+
+
+@pytest.mark.parametrize("backend", ["vng", "qemu"])
+def test_commands_in_a_shell(
+    arch: str, image: Path, runs: Path, backend: str, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    tests = statuses(tmp_path, arch, *kernel)
-    assert tests.pop("off")["status"] == "passed"
-    assert len(tests) >= 5
-    for test in tests.values():
-        assert test["status"] == "skipped", test
-        assert "CONFIG_AGENT_LATENCY" in test["reason"], test
-
-
-@pytest.mark.parametrize("arch", ARCHS)
-def test_second_build_without_changes_takes_under_five_seconds(arch: str) -> None:
-    assert harness("build", "-a", arch, "--kernel-only").returncode == 0
-    started = time.monotonic()
-    done = harness("build", "-a", arch, "--kernel-only")
-    assert time.monotonic() - started < 5
-    assert "cached" in done.stdout, done.stdout
-
-
-@pytest.mark.parametrize("arch", ARCHS)
-def test_virtme_ng_runs_a_command_in_the_patched_kernel(arch: str) -> None:
-    done = harness("shell", "-a", arch, "--backend", "vng", "--", "cat /proc/sys/kernel/agent_latency; exit 42")
-    assert done.returncode == 42, done.stdout + done.stderr
-    assert "0" in done.stdout.split()
+    assert runs
+    if backend == "vng" and not shutil.which("vng", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}"):
+        pytest.skip("virtme-ng is not installed")
+    words = ["shell", "-a", arch, "--backend", backend, "--image", str(image), "--", "sh", "-c", "uname -m; exit 7"]
+    assert cli.main(words) == 7
+    assert capfdbinary.readouterr().out.strip() == {"x86_64": b"x86_64", "arm64": b"aarch64"}[arch]

@@ -118,20 +118,20 @@ def union(many: Iterable[Recipients], *, without: Sequence[Identity] = ()) -> Re
     return merge((person for one in many for person in (*one.to, *one.cc)), without=without)
 
 
-def command(patch: Path | str) -> list[str]:
-    """The command for one patch file, to be run at the top of the tree."""
-    return ["perl", SCRIPT, *ARGUMENTS, str(patch)]
+def command(patches: Sequence[Path]) -> list[str]:
+    """The command for patch files, to be run at the top of the tree."""
+    return ["perl", SCRIPT, *ARGUMENTS, *map(str, patches)]
 
 
-def ask(tree: Path, patch: Path, home: Path, *, timeout: float = 120.0) -> list[Recipient]:
-    """Run get_maintainer.pl of ``tree`` on a patch file.
+def ask(tree: Path, patches: Sequence[Path], home: Path, *, timeout: float = 120.0) -> list[Recipient]:
+    """Run get_maintainer.pl of ``tree`` on patch files; it answers for all of them together.
 
     ``home`` is an empty directory: a .get_maintainer.conf of the user must not change what the series says. Raises
     EnvironmentFailure when perl is missing or the script fails, StageTimeout past ``timeout`` seconds.
     """
     proc.require_tool("perl", package="perl", why="scripts/get_maintainer.pl")
     done = proc.run(
-        command(patch),
+        command(patches),
         timeout=timeout,
         cwd=tree,
         env={"HOME": str(home), "PERL_HASH_SEED": "0", "LC_ALL": "C.UTF-8"},
@@ -139,7 +139,7 @@ def ask(tree: Path, patch: Path, home: Path, *, timeout: float = 120.0) -> list[
     )
     if done.status != 0:
         raise EnvironmentFailure(
-            f"{SCRIPT} failed on {patch.name} with status {done.status}",
+            f"{SCRIPT} failed on {patches[0].name} with status {done.status}",
             detail="\n".join((done.errors or done.output).strip().splitlines()[-10:]),
             hint="export with --no-cc to go without To and Cc",
         )

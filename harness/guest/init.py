@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import re
 import stat
 from collections.abc import Sequence
@@ -107,7 +108,7 @@ def compile_init(context: Context, arch: Arch, source: str) -> Path:
         old.unlink(missing_ok=True)
     text = directory / f"init-{arch.name}-{key}.c"
     atomic_write(text, source)
-    partial = binary.with_name(f"{binary.name}.part")
+    partial = binary.with_name(f"{binary.name}.{os.getpid()}.part")  # two runs may want the same
     done = proc.run(
         [compiler, "-static", "-O2", "-Wall", "-o", str(partial), str(text)],
         timeout=COMPILE_SECONDS,

@@ -42,6 +42,9 @@ SHARE = "/run/harness"
 HOST_FILES = "/mnt"
 # The host's user land starts over 9P under emulation, which takes a while.
 SLOWER = 2.0
+# An emulated arm64 CPU stops all others for much of what starting a program takes, and virtme-ng's init there is a
+# script: with two CPUs it takes several times as long. It starts on one, and the others join before the command.
+WAKE = "for cpu in /sys/devices/system/cpu/cpu[0-9]*/online; do echo 1 > $cpu; done 2> /dev/null"
 _SHIMS = ("udevd", "udevadm")
 # Host services that virtme-ng's init would start in the guest, to no purpose there and at the price of seconds.
 _IDLE = ("systemd-tmpfiles",)
@@ -101,9 +104,10 @@ def argv(
     host_files: Path | None = None,
     nonce: str = "",
     kvm: bool = False,
+    shell: str = "",
     vng: str = "vng",
 ) -> list[str]:
-    """The command line; without ``script`` an interactive shell. ``share`` becomes SHARE, writable."""
+    """The command line; without ``script`` an interactive shell (``shell``). ``share`` becomes SHARE, writable."""
     machine = context.machine(arch.machine)
     words = [vng, "--force-9p", "--user", "root", "--cpus", machine.smp, "--memory", f"{machine.memory_mib}M"]
     if not kvm:
@@ -122,6 +126,10 @@ def argv(
     if root == Path("/"):
         # The kernel hands it to init as its PATH.
         extra.append(f"PATH={shim_directory(context)}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+    if root != Path("/") and (script or shell):
+        extra.append("maxcpus=1")
+    if shell:
+        words += ["--shell", shell]
     if script:
         words.append("--verbose")
         extra += [*machines.GUEST_CMDLINE, f"harness.nonce={nonce}"]
@@ -142,7 +150,14 @@ class _Guest:
 
 
 def _guest(
-    context: Context, arch: Arch, image: Path, *, script: str, share: Path | None, host_files: Path | None
+    context: Context,
+    arch: Arch,
+    image: Path,
+    *,
+    script: str = "",
+    shell: str = "",
+    share: Path | None = None,
+    host_files: Path | None = None,
 ) -> _Guest:
     if not image.is_file():
         raise UsageError(f"there is no kernel image {image}", hint="harness build")
@@ -158,6 +173,7 @@ def _guest(
         image.resolve(),
         root=root,
         script=script,
+        shell=shell,
         share=share,
         host_files=host_files,
         nonce=nonce,
@@ -215,9 +231,9 @@ def test(
         source = init.render(context.qemu / "init.c.j2", moved, f"{SHARE}/tests")
         shutil.copyfile(init.compile_init(context, arch, source), share / "init")
         (share / "init").chmod(0o755)
-    atomic_write(share / "run.sh", f"#!/bin/sh\nexec {SHARE}/init\n", mode=0o755)
+    atomic_write(share / "run.sh", f"#!/bin/sh\n{WAKE}\nexec {SHARE}/init\n", mode=0o755)
     rules = runner.rules(context)
-    guest = _guest(context, arch, image, script=f"{SHARE}/run.sh", share=share.resolve(), host_files=None)
+    guest = _guest(context, arch, image, script=f"{SHARE}/run.sh", share=share.resolve())
     runner.write_reproducer(directory / runner.REPRODUCE, guest.argv)
     log = directory / runner.CONSOLE_LOG
     context.report.step(f"{arch.name}: booting with virtme-ng, {guest.accel.name}, {len(programs)} programs")
@@ -265,6 +281,7 @@ printf '%s\\n' '<6>{mark}start backend=vng' > /dev/kmsg
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export PATH HOME=/root
 cd {shlex.quote(directory)} 2> /dev/null || cd /
+{WAKE}
 printf '%s\\n' '<6>{mark}begin command timeout=0' > /dev/kmsg
 {shlex.join(command)} < /dev/null > {SHARE}/stdout 2> {SHARE}/stderr
 status=$?
@@ -374,9 +391,21 @@ def foreground(words: Sequence[str], *, cwd: Path | None = None) -> int:
 
 def shell(context: Context, arch: Arch, image: Path) -> int:
     """An interactive shell in the guest; returns 0 when it was left the usual way."""
-    guest = _guest(context, arch, image, script="", share=None, host_files=Path.cwd())
-    context.report.step(f"{arch.name}: starting virtme-ng with {guest.accel.name}; leave with Ctrl-D or exit")
-    status = foreground(guest.argv, cwd=guest.root if guest.root != Path("/") else None)
+    with tempfile.TemporaryDirectory(prefix="harness-shell-") as name:
+        share = Path(name)
+        foreign = not native(context, arch)
+        text = f"#!/bin/bash\n{WAKE}\ncd {HOST_FILES}\nexec /bin/bash -l\n"
+        atomic_write(share / "shell", text, mode=0o755)
+        guest = _guest(
+            context,
+            arch,
+            image,
+            shell=f"{SHARE}/shell" if foreign else "",
+            share=share if foreign else None,
+            host_files=Path.cwd(),
+        )
+        context.report.step(f"{arch.name}: starting virtme-ng with {guest.accel.name}; leave with Ctrl-D or exit")
+        status = foreground(guest.argv, cwd=guest.root if foreign else None)
     if status != 0:
         raise GuestCrash(
             f"{arch.name}: the guest did not end the usual way (virtme-ng says {status})",

@@ -67,23 +67,30 @@ def summary(result: ArchResult) -> str:
     if result.verdict is None:
         return f"{result.arch}: no verdict, {result.problem.message if result.problem else 'nothing ran'}"
     sums = totals(result.verdict)
-    bad = sums["subtests_failed"] + sums["subtests_crashed"] + sums["subtests_timeout"] + sums["subtests_never_ran"]
-    parts = [
-        f"{sums['programs']} programs ({sums['programs_bad']} not passed)",
-        f"{sums['subtests']} subtests: {sums['subtests_passed'] + sums['subtests_xfail']} passed, {bad} failed, "
-        f"{sums['subtests_skipped']} skipped",
-    ]
-    times = []
+    everything = result.verdict.everything
+    parts: list[str] = []
+    if everything:
+        skipped = sum(test.status == Status.SKIPPED for test in everything)
+        passed = len(everything) - sums["programs_bad"] - skipped
+        parts.append(f"programs {_counts(passed, sums['programs_bad'], skipped)}")
+    if sums["subtests"]:
+        good = sums["subtests_passed"] + sums["subtests_xfail"]
+        bad = sums["subtests"] - good - sums["subtests_skipped"]
+        parts.append(f"subtests {_counts(good, bad, sums['subtests_skipped'])}")
     if result.boot_seconds is not None:
-        times.append(f"booted in {result.boot_seconds:.1f} s")
+        parts.append(f"booted in {result.boot_seconds:.1f} s")
     if result.seconds:
-        times.append(f"{result.seconds:.1f} s in all")
+        parts.append(f"{result.seconds:.1f} s in all")
     if result.accel:
-        times.append(result.accel)
+        parts.append(result.accel)
     verdict = "pass" if result.exit_code == 0 else "FAIL"
-    if result.exit_code == 0 and sums["programs"] and not sums["subtests_passed"] and sums["subtests"]:
+    if result.exit_code == 0 and everything and not any(test.status == Status.PASSED for test in everything):
         verdict = "nothing failed, nothing passed"
-    return f"{result.arch}: {verdict}: {', '.join(parts)}; {', '.join(times)}"
+    return f"{result.arch}: {verdict}: {', '.join(parts)}"
+
+
+def _counts(passed: int, failed: int, skipped: int) -> str:
+    return f"{passed} passed/{failed} failed/{skipped} skipped"
 
 
 def details(result: ArchResult, most_lines: int = 25) -> str:

@@ -10,6 +10,7 @@ from harness.context import Context
 from harness.errors import ExitCode
 from harness.export import cover, exporter, identity, mails, recipients
 from harness.export.hygiene import changed_lines
+from harness.proc import quoted
 from harness.report import table
 from harness.source.series import Series
 
@@ -125,8 +126,9 @@ def _dry_run(context: Context, request: exporter.Request) -> int:
     text = cover.parse(series.cover or "", str(context.patches / cover.COVER))
     context.report.result("harness apply")
     if request.cc:
-        for patch in series.patches:
-            context.report.result(" ".join(recipients.command(context.patches / patch.name)))
+        files = [context.patches / patch.name for patch in series.patches]
+        for group in [[file] for file in files] if request.per_patch_cc else [files]:
+            context.report.result(quoted(recipients.command(group)))
     context.report.result(f"git am {request.directory / exporter.MBOX}")
     subjects = [text.subject, *(patch.subject for patch in series.patches)]
     for number, subject in enumerate(subjects):

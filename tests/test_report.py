@@ -21,7 +21,7 @@ def test_progress_is_a_bar_only_on_a_terminal() -> None:
     terminal, plain = Terminal(), io.StringIO()
     for stream in (terminal, plain):
         report = Reporter(err=stream)
-        for done in range(0, 101):
+        for done in range(101):
             report.progress("fetch", done << 20, 100 << 20)
         report.step("done")
     assert "\r" in terminal.getvalue()

@@ -55,6 +55,15 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_guest(parser: argparse.ArgumentParser) -> None:
+    """What every verb that boots a guest takes: which kernel, how it is built, what runs it."""
+    add_arch(parser)
+    add_flavour(parser)
+    add_jobs(parser)
+    add_accel(parser)
+    add_source(parser)
+
+
 def archs(context: Context, args: argparse.Namespace) -> list[Arch]:
     """The architectures asked for, each once, in the order given."""
     chosen: list[str] = args.arch or context.settings.text("arch").split(",")

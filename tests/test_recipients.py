@@ -107,18 +107,18 @@ def test_a_script_that_fails_is_named_with_its_words(tmp_path: Path) -> None:
         tmp_path / "tree", 'die "The current directory does not appear to be a linux kernel source tree\\n";\n'
     )
     with pytest.raises(EnvironmentFailure, match=r"get_maintainer\.pl failed on x\.patch") as caught:
-        recipients.ask(tree, [tmp_path / "x.patch"], tmp_path)
+        recipients.ask(tree, tmp_path / "x.patch", tmp_path)
     assert "does not appear" in caught.value.detail
     assert "--no-cc" in caught.value.hint
 
 
 def test_a_script_that_hangs_meets_its_deadline(tmp_path: Path) -> None:
     with pytest.raises(StageTimeout, match=r"0\.3 s"):
-        recipients.ask(_tree(tmp_path / "tree", "sleep 60;\n"), [tmp_path / "x.patch"], tmp_path, timeout=0.3)
+        recipients.ask(_tree(tmp_path / "tree", "sleep 60;\n"), tmp_path / "x.patch", tmp_path, timeout=0.3)
 
 
 def test_no_perl_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(EnvironmentFailure, match="perl is not installed") as caught:
-        recipients.ask(tmp_path, [tmp_path / "x.patch"], tmp_path)
+        recipients.ask(tmp_path, tmp_path / "x.patch", tmp_path)
     assert "apt-get install perl" in caught.value.hint

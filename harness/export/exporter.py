@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -120,10 +121,11 @@ def export(context: Context, request: Request) -> Export:
     each = [Recipients() for _ in patches]
     if request.cc:
         context.report.step(f"asking {recipients.SCRIPT} about {len(patches)} patches")
-        each = _recipients(context, patches, head, sender.identity, request.per_patch_cc, timeout)
+        each = _recipients(context, patches, head, sender.identity, timeout)
     everybody = recipients.union(each, without=[sender.identity])
     addressed = [replace(letter, recipients=everybody)] + [
-        replace(mail, recipients=own) for mail, own in zip(pieces, each, strict=True)
+        replace(mail, recipients=own if request.per_patch_cc else everybody)
+        for mail, own in zip(pieces, each, strict=True)
     ]
     threaded = mails.thread(addressed, name=NAME, revision=request.revision)
 
@@ -177,25 +179,25 @@ def _warnings(
 
 
 def _recipients(
-    context: Context, patches: Sequence[Patch], head: str, sender: Identity, per_patch: bool, timeout: float
+    context: Context, patches: Sequence[Patch], head: str, sender: Identity, timeout: float
 ) -> list[Recipients]:
-    """The recipients of each mail, from MAINTAINERS and the script of the patched tree.
-
-    The script is asked once about all patches, which takes a second, or ``per_patch``.
-    """
+    """The recipients of each patch, from MAINTAINERS and the script of the patched tree."""
     touched = {path for patch in patches for diff in patch.diffs for path in (diff.old_path, diff.new_path) if path}
     wanted = {*_TREE_FILES, *touched}
-    groups = [[patch] for patch in patches] if per_patch else [list(patches)]
-    found = []
     with scratch(context.kernel_repo, head, wanted, context.cache / "tmp", directories=True, timeout=timeout) as place:
-        for group in groups:
-            files = [place.home.parent / patch.name for patch in group]
-            for file, patch in zip(files, group, strict=True):
-                file.write_text(patch.text, encoding="utf-8", errors="surrogateescape")
-            people = recipients.ask(place.tree, files, place.home, timeout=timeout)
-            people += [person for patch in group for person in recipients.named_in(mails.split(patch)[0])]
-            found.append(recipients.merge(people, without=[sender]))
-    return found if per_patch else found * len(patches)
+
+        def ask(patch: Patch) -> Recipients:
+            file = place.home.parent / patch.name
+            file.write_text(patch.text, encoding="utf-8", errors="surrogateescape")
+            people = recipients.ask(place.tree, file, place.home, timeout=timeout)
+            return recipients.merge([*people, *recipients.named_in(mails.split(patch)[0])], without=[sender])
+
+        with ThreadPoolExecutor(max_workers=context.jobs) as pool:
+            try:
+                return list(pool.map(ask, patches))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
 
 
 def prove(context: Context, mbox: bytes, patches: Sequence[Patch], base: str, head: str, timeout: float) -> str:

@@ -118,20 +118,22 @@ def union(many: Iterable[Recipients], *, without: Sequence[Identity] = ()) -> Re
     return merge((person for one in many for person in (*one.to, *one.cc)), without=without)
 
 
-def command(patches: Sequence[Path]) -> list[str]:
-    """The command for patch files, to be run at the top of the tree."""
-    return ["perl", SCRIPT, *ARGUMENTS, *map(str, patches)]
+def command(patch: Path) -> list[str]:
+    """The command for a patch file, to be run at the top of the tree."""
+    return ["perl", SCRIPT, *ARGUMENTS, str(patch)]
 
 
-def ask(tree: Path, patches: Sequence[Path], home: Path, *, timeout: float = 120.0) -> list[Recipient]:
-    """Run get_maintainer.pl of ``tree`` on patch files; it answers for all of them together.
+def ask(tree: Path, patch: Path, home: Path, *, timeout: float = 120.0) -> list[Recipient]:
+    """Run get_maintainer.pl of ``tree`` on a patch file.
+
+    On one at a time: of somebody who is a reviewer for one patch and maintainer for another it would tell one role.
 
     ``home`` is an empty directory: a .get_maintainer.conf of the user must not change what the series says. Raises
     EnvironmentFailure when perl is missing or the script fails, StageTimeout past ``timeout`` seconds.
     """
     proc.require_tool("perl", package="perl", why="scripts/get_maintainer.pl")
     done = proc.run(
-        command(patches),
+        command(patch),
         timeout=timeout,
         cwd=tree,
         env={"HOME": str(home), "PERL_HASH_SEED": "0", "LC_ALL": "C.UTF-8"},
@@ -139,7 +141,7 @@ def ask(tree: Path, patches: Sequence[Path], home: Path, *, timeout: float = 120
     )
     if done.status != 0:
         raise EnvironmentFailure(
-            f"{SCRIPT} failed on {patches[0].name} with status {done.status}",
+            f"{SCRIPT} failed on {patch.name} with status {done.status}",
             detail="\n".join((done.errors or done.output).strip().splitlines()[-10:]),
             hint="export with --no-cc to go without To and Cc",
         )

@@ -32,11 +32,7 @@ copied in and run as root; its output is shown, and its exit status is the verdi
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See DESCRIPTION."""
-    options.add_arch(parser)
-    options.add_flavour(parser)
-    options.add_jobs(parser)
-    options.add_accel(parser)
-    options.add_source(parser)
+    options.add_guest(parser)
     add_backend(parser)
     add_results(parser)
     parser.add_argument("--timeout", dest="test_timeout", type=float, metavar="SECONDS", help="deadline of the program")

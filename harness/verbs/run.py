@@ -30,11 +30,7 @@ T = TypeVar("T")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See DESCRIPTION."""
-    options.add_arch(parser)
-    options.add_flavour(parser)
-    options.add_jobs(parser)
-    options.add_accel(parser)
-    options.add_source(parser)
+    options.add_guest(parser)
     add_backend(parser)
     add_results(parser)
     parser.add_argument(

@@ -126,9 +126,8 @@ def _dry_run(context: Context, request: exporter.Request) -> int:
     text = cover.parse(series.cover or "", str(context.patches / cover.COVER))
     context.report.result("harness apply")
     if request.cc:
-        files = [context.patches / patch.name for patch in series.patches]
-        for group in [[file] for file in files] if request.per_patch_cc else [files]:
-            context.report.result(quoted(recipients.command(group)))
+        for patch in series.patches:
+            context.report.result(quoted(recipients.command(context.patches / patch.name)))
     context.report.result(f"git am {request.directory / exporter.MBOX}")
     subjects = [text.subject, *(patch.subject for patch in series.patches)]
     for number, subject in enumerate(subjects):

@@ -27,11 +27,7 @@ that of `harness shell`. When the guest dies instead, the code is 7 or 8 and the
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See DESCRIPTION."""
-    options.add_arch(parser)
-    options.add_flavour(parser)
-    options.add_jobs(parser)
-    options.add_accel(parser)
-    options.add_source(parser)
+    options.add_guest(parser)
     add_backend(parser, default="vng")
     parser.add_argument("--timeout", dest="test_timeout", type=float, metavar="SECONDS", help="deadline of the command")
     parser.add_argument("--image", type=Path, metavar="FILE", help="boot this kernel image in place of the built one")

@@ -223,6 +223,8 @@ def _status(child: pexpect.spawn[bytes]) -> int | None:
     """The exit status after the end of output; None when it would not go."""
     deadline = time.monotonic() + GRACE_SECONDS
     while time.monotonic() < deadline:
+        if child.terminated:  # a read that found the child gone has reaped it, and only pexpect knows the status now
+            return -child.signalstatus if child.signalstatus is not None else child.exitstatus
         status = _peek(int(child.pid or 0))
         if status is not None:
             return status

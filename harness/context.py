@@ -90,6 +90,14 @@ class Context:
         """A QEMU machine by name."""
         return data.by_name(self.qemu / "machines", name, data.Machine, "machine")
 
+    def guest(self, name: str) -> data.Guest:
+        """A special guest by name."""
+        return data.by_name(self.qemu / "guests", name, data.Guest, "guest")
+
+    def guests(self) -> list[data.Guest]:
+        """All special guests."""
+        return [self.guest(name) for name in data.names(self.qemu / "guests")]
+
     @property
     def jobs(self) -> int:
         """Parallel jobs of a build."""

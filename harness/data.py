@@ -178,6 +178,26 @@ class Machine:
 
 
 @dataclasses.dataclass(frozen=True)
+class Guest:
+    """A way to boot for programs that need more than the machine of their architecture offers.
+
+    ``cmdline`` is added to the kernel's, ``machines`` names another machine by architecture, ``programs`` are what runs
+    in it. With ``always`` it is part of every test run, and its programs run there only.
+    """
+
+    name: str
+    description: str
+    programs: tuple[str, ...]
+    cmdline: str = ""
+    machines: dict[str, str] = dataclasses.field(default_factory=dict)
+    always: bool = False
+
+    def on(self, arch: Arch) -> Arch:
+        """The architecture with the machine that this guest has for it."""
+        return dataclasses.replace(arch, machine=self.machines.get(arch.name, arch.machine))
+
+
+@dataclasses.dataclass(frozen=True)
 class Identity:
     """Author and Signed-off-by of the stored patches. ``placeholder`` domains may not be sent to a list."""
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from harness.context import Context
-from harness.data import Arch, Flavour
+from harness.data import Arch, Flavour, Guest
 
 
 def add_arch(parser: argparse.ArgumentParser) -> None:
@@ -62,6 +62,24 @@ def add_guest(parser: argparse.ArgumentParser) -> None:
     add_jobs(parser)
     add_accel(parser)
     add_source(parser)
+
+
+def add_guests(parser: argparse.ArgumentParser) -> None:
+    """``-g/--guest``, repeatable."""
+    parser.add_argument(
+        "-g",
+        "--guest",
+        action="append",
+        metavar="NAME",
+        help="boot this guest of qemu/guests only (repeatable); default: the plain one and those that always boot",
+    )
+
+
+def guests(context: Context, args: argparse.Namespace) -> list[Guest | None]:
+    """The guests asked for; None is the plain one."""
+    if args.guest:
+        return [context.guest(name) for name in dict.fromkeys(args.guest)]
+    return [None, *(guest for guest in context.guests() if guest.always and args.backend == "qemu")]
 
 
 def archs(context: Context, args: argparse.Namespace) -> list[Arch]:

@@ -84,3 +84,16 @@ def test_placeholder_identity() -> None:
     assert data.Identity("n", "a@example.org").is_placeholder
     assert data.Identity("n", "a@b.example").is_placeholder
     assert not data.Identity("n", "a@kernel.org").is_placeholder
+
+
+def test_each_guest_has_its_machines() -> None:
+    archs = {name: data.by_name(ROOT / "configs/arch", name, data.Arch, "a") for name in ("x86_64", "arm64")}
+    known = data.names(ROOT / "qemu/guests")
+    assert "power" in known
+    for name in known:
+        guest = data.by_name(ROOT / "qemu/guests", name, data.Guest, "g")
+        assert guest.programs
+        assert set(guest.machines) <= set(archs)
+        for arch in archs.values():
+            machine = data.by_name(ROOT / "qemu/machines", guest.on(arch).machine, data.Machine, "m")
+            assert machine.arch == arch.name

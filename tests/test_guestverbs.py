@@ -433,3 +433,44 @@ def test_every_help_is_worth_reading(harness) -> None:  # type: ignore[no-untype
         code, out, _ = harness(verb, "--help")
         assert code == 0
         assert len(out.splitlines()) > 12
+
+
+def test_programs_with_a_guest_of_their_own(harness) -> None:  # type: ignore[no-untyped-def]
+    _, out, _ = harness("test", "-a", "x86_64", log="patched-x86_64", PROGRAMS="abi cpuidle")
+    run = newest(harness)
+    plain, power = (
+        json.loads((run / "metadata.json").read_text())["architectures"][name] for name in ("x86_64", "x86_64-power")
+    )
+    assert "cpuidle_emul=1" not in plain["argv"][plain["argv"].index("-append") + 1]
+    assert "cpuidle_emul=1" in power["argv"][power["argv"].index("-append") + 1].split()
+    assert power["argv"][power["argv"].index("-cpu") + 1] == "Nehalem"
+    assert (run / "x86_64-power/config").is_file()
+    rows = [line.split()[:2] for line in out.splitlines()]
+    assert ["x86_64-power", "cpuidle"] in rows
+    assert ["x86_64", "cpuidle"] not in rows
+    assert ["x86_64", "abi"] in rows
+
+
+@pytest.mark.parametrize(
+    ("argv", "booted"),
+    [
+        (["abi"], {"x86_64"}),
+        (["cpuidle"], {"x86_64-power"}),
+        (["-g", "power-slow"], {"x86_64-power-slow"}),
+        (["-g", "power", "-g", "power-slow"], {"x86_64-power", "x86_64-power-slow"}),
+    ],
+)
+def test_which_guests_are_booted(harness, argv: list[str], booted: set[str]) -> None:  # type: ignore[no-untyped-def]
+    harness("test", "-a", "x86_64", *argv, log="patched-x86_64", PROGRAMS="abi cpufreq cpuidle")
+    assert {path.name for path in newest(harness).iterdir() if path.is_dir()} == booted
+
+
+def test_an_unknown_guest_lists_the_known(harness) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = harness("test", "-a", "x86_64", "-g", "warp")
+    assert code == 2
+    assert "unknown guest 'warp'" in err
+    assert "power-shared" in err
+    code, out, _ = harness("test", "-n", "-a", "x86_64", "-g", "power-shared")
+    assert code == 0
+    assert "cpufreq_emul_shared=1" in out
+    assert "Nehalem" in out

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness import proc
 from harness.context import Context
-from harness.data import Arch, Flavour
+from harness.data import Arch, Flavour, Guest
 from harness.errors import ExitCode, HarnessError, UsageError
 from harness.fs import atomic_write, write_json
 from harness.guest import runner, vng
@@ -20,6 +22,10 @@ from harness.report import Stopwatch
 from harness.results import junit, model, table
 from harness.results.model import ArchResult, Problem
 from harness.results.run import RunDirectory
+
+if TYPE_CHECKING:
+    from harness.build.kernel import KernelBuild
+    from harness.build.selftests import SelftestBuild
 
 BACKENDS = ("qemu", "vng")
 
@@ -49,53 +55,102 @@ def test_arch(
     backend: str = "qemu",
     only: Sequence[str] = (),
     collection: str = "",
-) -> ArchResult:
-    """Build the kernel and the selftests of ``arch``, run them in one boot, return what came of it.
+    guests: Sequence[Guest | None] = (None,),
+) -> list[ArchResult]:
+    """Build the kernel and the selftests of ``arch``, run them in one boot for each guest, return what came of it.
+
+    None among the ``guests`` is the plain one, which has the programs that none of the others has. A guest without a
+    program to run is not booted, the plain one only if there is another.
 
     An expected error becomes the result's ``problem``, so that another architecture can still be tested; an
     interruption and a defect do not.
     """
-    watch = Stopwatch()
-    stages: dict[str, float] = {}
-    try:
-        return _test_arch(context, arch, flavour, run, patched, backend, only, collection, stages, watch)
-    except HarnessError as exc:
-        log = run.path / arch.name / runner.CONSOLE_LOG
-        return ArchResult(
-            arch=arch.name,
-            backend=backend,
-            problem=Problem(exc.exit_code, exc.message, exc.hint, exc.detail),
-            log=log if log.is_file() else None,
-            seconds=watch.seconds,
-            stages=stages,
-        )
+    results: list[ArchResult] = []
+    built: Built | None = None
+    for guest in guests:
+        watch = Stopwatch()
+        stages: dict[str, float] = {}
+        label = label_of(arch, guest)
+        try:
+            if built is None:
+                built = _build(context, arch, flavour, patched, collection, stages)
+            programs = programs_of(built.tests.programs, guest, guests, only)
+            if not programs and len(guests) > 1:
+                continue
+            result = _test_guest(context, arch, guest, flavour, run, built, programs, backend)
+            stages["guest"] = result.seconds
+            results.append(ArchResult(**{**vars(result), "stages": stages, "seconds": watch.seconds}))
+        except HarnessError as exc:
+            log = run.path / label / runner.CONSOLE_LOG
+            results.append(
+                ArchResult(
+                    arch=label,
+                    backend=backend,
+                    problem=Problem(exc.exit_code, exc.message, exc.hint, exc.detail),
+                    log=log if log.is_file() else None,
+                    seconds=watch.seconds,
+                    stages=stages,
+                )
+            )
+            if built is None:
+                break
+    return results
 
 
-def _test_arch(
-    context: Context,
-    arch: Arch,
-    flavour: Flavour,
-    run: RunDirectory,
-    patched: bool,
-    backend: str,
-    only: Sequence[str],
-    collection: str,
-    stages: dict[str, float],
-    watch: Stopwatch,
-) -> ArchResult:
+def label_of(arch: Arch, guest: Guest | None) -> str:
+    """What a boot is called in tables and run directories."""
+    return f"{arch.name}-{guest.name}" if guest else arch.name
+
+
+def programs_of(
+    known: Sequence[str], guest: Guest | None, guests: Sequence[Guest | None], only: Sequence[str]
+) -> list[str]:
+    """The programs of one of the ``guests``, limited to ``only``. Raises UsageError when that names an unknown one."""
+    wanted = chosen(known, only)
+    if guest:
+        return [name for name in wanted if name in guest.programs]
+    elsewhere = {name for other in guests if other for name in other.programs}
+    return [name for name in wanted if name not in elsewhere]
+
+
+@dataclass(frozen=True)
+class Built:
+    """What the guests of an architecture boot and run."""
+
+    kernel: KernelBuild
+    tests: SelftestBuild
+
+
+def _build(
+    context: Context, arch: Arch, flavour: Flavour, patched: bool, collection: str, stages: dict[str, float]
+) -> Built:
     from harness.build import kernel as kernels
     from harness.build import selftests
 
-    built = kernels.build(context, arch, flavour, patched=patched)
-    stages["build"] = built.seconds
-    tests = selftests.build_selftests(context, built, **({"collection": collection} if collection else {}))
+    kernel = kernels.build(context, arch, flavour, patched=patched)
+    stages["build"] = kernel.seconds
+    tests = selftests.build_selftests(context, kernel, **({"collection": collection} if collection else {}))
     stages["selftests"] = tests.seconds
-    directory = run.part(arch.name)
-    shutil.copyfile(built.config, directory / "config")
+    return Built(kernel, tests)
+
+
+def _test_guest(
+    context: Context,
+    arch: Arch,
+    guest: Guest | None,
+    flavour: Flavour,
+    run: RunDirectory,
+    build: Built,
+    names: Sequence[str],
+    backend: str,
+) -> ArchResult:
+    built, tests = build.kernel, build.tests
+    label = label_of(arch, guest)
+    shutil.copyfile(built.config, run.part(label) / "config")
     run.update(
         {
             "architectures": {
-                arch.name: {
+                label: {
                     "kernel": {
                         "name": built.name,
                         "commit": built.commit,
@@ -110,11 +165,11 @@ def _test_arch(
     )
     programs = [
         Program(name, tests.directory / name, timeout=tests.timeouts.get(name, 45.0) * flavour.timeout_factor)
-        for name in chosen(tests.programs, only)
+        for name in names
     ]
-    result = boot_image(context, arch, built.image, programs, run, backend=backend, factor=flavour.timeout_factor)
-    stages["guest"] = result.seconds
-    return ArchResult(**{**vars(result), "stages": stages, "seconds": watch.seconds})
+    return boot_image(
+        context, arch, built.image, programs, run, backend=backend, factor=flavour.timeout_factor, guest=guest
+    )
 
 
 def chosen(programs: Sequence[str], only: Sequence[str]) -> list[str]:
@@ -135,19 +190,23 @@ def boot_image(
     backend: str = "qemu",
     factor: float = 1.0,
     root: Path | None = None,
+    guest: Guest | None = None,
 ) -> ArchResult:
     """Boot ``image`` with ``programs`` by one of the backends and keep the record in the run directory."""
-    directory = run.part(arch.name)
+    label = label_of(arch, guest)
+    directory = run.part(label)
+    words = guest.cmdline.split() if guest else []
+    arch = guest.on(arch) if guest else arch
     if backend == "vng":
         boot = vng.test(context, arch, image, programs, directory, factor=factor)
     else:
-        boot = runner.boot(context, arch, image, programs, directory, factor=factor, root=root)
+        boot = runner.boot(context, arch, image, programs, directory, factor=factor, root=root, cmdline=words)
     for name, lines in boot.verdict.outputs.items():
         atomic_write(directory / "ktap" / f"{name}.ktap", "\n".join([*lines, ""]))
     run.update(
         {
             "architectures": {
-                arch.name: {
+                label: {
                     "accelerator": {"name": boot.accel.name, "reason": boot.accel.reason},
                     "argv": list(boot.argv),
                     "qemu": qemu_version(context.machine(arch.machine).qemu),
@@ -160,7 +219,7 @@ def boot_image(
         }
     )
     return ArchResult(
-        arch=arch.name,
+        arch=label,
         backend=boot.backend,
         accel=boot.accel.name,
         accel_reason=boot.accel.reason,
@@ -230,7 +289,14 @@ def show(context: Context, results: Sequence[ArchResult], *, json_to: str | None
 
 
 def dry_run(
-    context: Context, arch: Arch, flavour: Flavour, *, patched: bool, backend: str, selftests: bool = True
+    context: Context,
+    arch: Arch,
+    flavour: Flavour,
+    *,
+    patched: bool,
+    backend: str,
+    selftests: bool = True,
+    guests: Sequence[Guest | None] = (None,),
 ) -> None:
     """Print what a test of ``arch`` would run; nothing is built, booted or written."""
     from harness.build import kernel as kernels
@@ -239,9 +305,11 @@ def dry_run(
     built = kernels.build(context, arch, flavour, patched=patched)
     if selftests:
         programs.build_selftests(context, built)
-    if backend == "vng":
-        argv = vng.argv(context, arch, built.image, script="SCRIPT", root=vng.root_path(context, arch))
-    else:
-        initrd = context.runs / "RUN" / arch.name / runner.INITRAMFS
-        argv = runner.plan_argv(context, arch, built.image, initrd, accel="tcg", nonce="NONCE")
-    context.report.result(proc.quoted(argv))
+    for guest in guests:
+        if backend == "vng":
+            argv = vng.argv(context, arch, built.image, script="SCRIPT", root=vng.root_path(context, arch))
+        else:
+            initrd = context.runs / "RUN" / label_of(arch, guest) / runner.INITRAMFS
+            on, words = (guest.on(arch), guest.cmdline.split()) if guest else (arch, [])
+            argv = runner.plan_argv(context, on, built.image, initrd, accel="tcg", nonce="NONCE", extra=words)
+        context.report.result(proc.quoted(argv))

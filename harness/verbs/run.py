@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_guest(parser)
     add_backend(parser)
     add_results(parser)
+    options.add_guests(parser)
     parser.add_argument(
         "--timeout", dest="test_timeout", type=float, metavar="SECONDS", help="deadline of all tests of one boot"
     )
@@ -47,11 +48,12 @@ def run(context: Context, args: argparse.Namespace) -> int:
     watch = Stopwatch()
     archs = options.archs(context, args)
     flavour = options.flavour(context, args)
+    guests = options.guests(context, args)
     patched = not args.unpatched
     if context.dry_run:
         context.report.result("harness fetch")
         for arch in archs:
-            session.dry_run(context, arch, flavour, patched=patched, backend=args.backend)
+            session.dry_run(context, arch, flavour, patched=patched, backend=args.backend, guests=guests)
         return 0
     stages: list[tuple[str, str, float]] = []
     with RunDirectory.create(context, NAME) as directory:
@@ -78,13 +80,16 @@ def run(context: Context, args: argparse.Namespace) -> int:
             stage("apply", lambda: repo.apply(series))
         results: list[ArchResult] = []
         for arch in archs:
-            result = session.test_arch(context, arch, flavour, directory, patched=patched, backend=args.backend)
-            results.append(result)
-            stages += [(f"{arch.name} {name}", "ok", seconds) for name, seconds in result.stages.items()]
-            if result.exit_code != 0:
-                missing = [name for name in ("build", "selftests", "guest") if name not in result.stages]
-                name = missing[0] if missing else "test"
-                stages.append((f"{arch.name} {name}", "FAILED", max(0.0, result.seconds - sum(result.stages.values()))))
+            for result in session.test_arch(
+                context, arch, flavour, directory, patched=patched, backend=args.backend, guests=guests
+            ):
+                results.append(result)
+                stages += [(f"{result.arch} {name}", "ok", seconds) for name, seconds in result.stages.items()]
+                if result.exit_code != 0:
+                    missing = [name for name in ("build", "selftests", "guest") if name not in result.stages]
+                    name = missing[0] if missing and result.arch == arch.name else "test"
+                    late = max(0.0, result.seconds - sum(result.stages.values()))
+                    stages.append((f"{result.arch} {name}", "FAILED", late))
             _record(directory, stages)
         code = session.finish(
             context,

@@ -13,7 +13,8 @@ from harness.results.run import RunDirectory
 NAME = "test"
 HELP = "run the selftests in a guest of each architecture, with a verdict for each"
 DESCRIPTION = """\
-Builds what is not built, boots each architecture once and runs the selftests of the series in it, one after the other.
+Builds what is not built, boots each architecture and runs the selftests of the series in it, one after the other; those
+that need a machine or a command line of their own run in a guest of qemu/guests, as a boot of its own.
 KUnit suites that the kernel runs at boot are reported beside them. A program passes when it reported every test of its
 plan, ended with a matching status, and the kernel neither warned nor crashed; a test that never reported is told as
 such, and a guest that ends without its end marker never passes.
@@ -50,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_guest(parser)
     add_backend(parser)
     add_results(parser)
+    options.add_guests(parser)
     parser.add_argument(
         "--timeout", dest="test_timeout", type=float, metavar="SECONDS", help="deadline of all tests of one boot"
     )
@@ -60,18 +62,27 @@ def run(context: Context, args: argparse.Namespace) -> int:
     """Build, boot, judge, print; see DESCRIPTION."""
     archs = options.archs(context, args)
     flavour = options.flavour(context, args)
+    guests = options.guests(context, args)
     patched = not args.unpatched
     if context.dry_run:
         for arch in archs:
-            session.dry_run(context, arch, flavour, patched=patched, backend=args.backend)
+            session.dry_run(context, arch, flavour, patched=patched, backend=args.backend, guests=guests)
         return 0
     with RunDirectory.create(context, NAME) as directory:
         session.describe(context, directory, flavour=flavour, patched=patched, backend=args.backend)
         results = [
-            session.test_arch(
-                context, arch, flavour, directory, patched=patched, backend=args.backend, only=args.programs
-            )
+            result
             for arch in archs
+            for result in session.test_arch(
+                context,
+                arch,
+                flavour,
+                directory,
+                patched=patched,
+                backend=args.backend,
+                only=args.programs,
+                guests=guests,
+            )
         ]
         return session.finish(
             context,

@@ -253,7 +253,8 @@ class Builder:
         tree = self.tree.at(step.commit)
         log = out / "check.log"
         assemble.configure(self.context, tree, arch, flavour, out, True, tools=tools, log=out / "config.log")
-        made = kbuild.make(self.context, arch, tree, out, ["vmlinux"], log, what=what, tools=tools)
+        env = kbuild.without_lines()
+        made = kbuild.make(self.context, arch, tree, out, ["vmlinux"], log, what=what, tools=tools, env=env)
         fresh, seconds = self._warnings(step, arch, tools, out, what)
         if fresh:
             more = f" (and {len(fresh) - 1} more)" if len(fresh) > 1 else ""

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import kconfiglib
 import pytest
 
 from harness.context import Context
@@ -111,11 +112,12 @@ def fake_bin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             shutil.copy(HERE / "fakebin" / source, directory / name)
             (directory / name).chmod(0o755)
     python = directory / "python3"
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    # -S: what the environment's site-packages do at start takes longer than what the miniature kernel asks for.
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
     python.chmod(python.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", str(directory))
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{Path(kconfiglib.__file__).parent}")
     return directory
 
 
@@ -125,7 +127,7 @@ def fake_kernel_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("template")
     tree = place / "kernel"
     shutil.copytree(HERE / "fakekernel", tree, ignore=shutil.ignore_patterns("__pycache__"))
-    git(tree, "init", "-q", "-b", "main")
+    git(tree, "init", "-q", "--template=", "-b", "main")
     git(tree, "add", "-A")
     git(tree, "commit", "-q", "-m", "Linux 6.18.15")
     for tag in ("base", "v6.18.15"):
@@ -133,6 +135,7 @@ def fake_kernel_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for subject, files in FAKE_SERIES:
         add_commit(tree, subject, files)
     export_series(tree, place / "patches")
+    git(tree, "repack", "-a", "-d", "-q")
     return place
 
 

@@ -12,6 +12,9 @@ from pathlib import Path
 from harness.context import Context
 from harness.report import Reporter
 from harness.settings import resolve
+from harness.source.repo import KernelRepo
+
+from .minikernel import compact
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = "Agent Latency Project <agent-latency@example.org>"
@@ -122,9 +125,16 @@ class Project:
         """The context, its source being the base: a clone that stands at it."""
         pristine = self.root.with_name("pristine")
         if not pristine.exists():
-            run(self.root, "git", "clone", "-q", "--bare", str(self.tree), str(pristine))
+            run(self.root, "git", "clone", "-q", "--template=", "--bare", str(self.tree), str(pristine))
             run(pristine, "git", "update-ref", "--no-deref", "HEAD", "base^{commit}")
         return self.context(**{"kernel_source": str(pristine), **flags})
+
+    def settle(self) -> Project:
+        """Import the base, and pack the repositories: what is copied for each test is few files."""
+        KernelRepo(self.import_base()).ensure_base()
+        for repository in (self.tree, self.root.with_name("pristine"), self.cache / "linux.git"):
+            compact(repository)
+        return self
 
     def copy(self, directory: Path) -> Project:
         """The same below another directory; nothing in it knows where it is."""
@@ -181,7 +191,7 @@ def make(directory: Path, fake_kernel: bool = False) -> Project:
         tree.mkdir()
         version = "VERSION = 6\nPATCHLEVEL = 18\nSUBLEVEL = 15\nEXTRAVERSION =\n"
         (tree / "Makefile").write_text(version, encoding="utf-8")
-    run(tree, "git", "init", "-q", "--initial-branch=main")
+    run(tree, "git", "init", "-q", "--template=", "--initial-branch=main")
     project = Project(root, tree, cache, io.StringIO(), io.StringIO())
     scripts = {"scripts/get_maintainer.pl": GET_MAINTAINER, "scripts/checkpatch.pl": CHECKPATCH}
     project.commit(

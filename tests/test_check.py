@@ -74,8 +74,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
     )
     made.commit(_signed("MAINTAINERS: Add the page"), {"MAINTAINERS": "W\nF:\tDocumentation/\n\n" + _maintainers(made)})
     made.store()
-    KernelRepo(made.import_base()).ensure_base()
-    return made
+    return made.settle()
 
 
 @pytest.fixture

@@ -45,8 +45,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
         author="Ren <ren@kernel.test>",
     )
     made.store()
-    KernelRepo(made.import_base()).ensure_base()
-    return made
+    return made.settle()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -18,12 +19,20 @@ from tests import minikernel
 from tests.minikernel import AUTHOR, SIGNED, Mini, sh
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Mini:
-    made = minikernel.mini(tmp_path)
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Mini:
+    """A stored series with a cover letter, its base imported and the series applied."""
+    made = minikernel.mini(tmp_path_factory.mktemp("imported"))
     minikernel.store(made)
     (made.root / "patches/cover-letter.md").write_text("# Cover\n\nText.\n")
+    KernelRepo(made.context()).apply(Series.load(made.root / "patches"))
+    minikernel.compact(made.directory / "cache/linux.git")
     return made
+
+
+@pytest.fixture
+def project(imported: Mini, tmp_path: Path) -> Mini:
+    return imported.copy(tmp_path)
 
 
 def tree_of(project: Mini, **flags: object) -> DeveloperTree:
@@ -441,6 +450,7 @@ def run(project: Mini, monkeypatch: pytest.MonkeyPatch, *argv: str) -> int:
 
 def test_verbs(project: Mini, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     place = project.directory / "elsewhere"
+    shutil.rmtree(project.directory / "cache")
     assert run(project, monkeypatch, "tree", "-n", str(place)) == 0
     assert f"worktree add -B agent {place}" in capsys.readouterr().out
     assert not (project.directory / "cache").exists()

@@ -62,7 +62,7 @@ def scratch(
         home.mkdir()
         tree.mkdir()
         made = Scratch(tree, home, commit, timeout)
-        made.git("init", "-q", "--initial-branch=scratch")
+        made.git("init", "-q", "--template=", "--initial-branch=scratch")
         info = tree / ".git" / "info"
         info.mkdir(exist_ok=True)
         objects = tree / ".git" / "objects" / "info"

@@ -144,7 +144,7 @@ class KernelRepo:
         """Make the repository, or mend what a killed import left in it."""
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            git(self.path, "init", "-q", "--bare", "--initial-branch=none", ".", timeout=self.timeout)
+            git(self.path, "init", "-q", "--bare", "--template=", "--initial-branch=none", ".", timeout=self.timeout)
             self._sweep()
             for left in self.path.glob("archive-*"):
                 shutil.rmtree(left)

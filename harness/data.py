@@ -161,7 +161,11 @@ class Flavour:
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """A QEMU machine as data: ``memory_mib`` in MiB, ``cmdline`` without the harness's part."""
+    """A QEMU machine as data: ``memory_mib`` in MiB, ``cmdline`` without the harness's part.
+
+    ``tcg`` are the options of that accelerator. ``minimum`` is the oldest QEMU that runs the machine as it is meant;
+    see qemu/emulator.yaml for where it comes from when the one installed is older.
+    """
 
     name: str
     arch: str
@@ -175,6 +179,8 @@ class Machine:
     cmdline: str = ""
     args: tuple[str, ...] = ()
     kvm_cpu: str = "host"
+    tcg: str = "thread=multi"
+    minimum: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -84,19 +84,25 @@ def run(
     on_poll: Callable[[], None] | None = None,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
+    serial: Path | None = None,
 ) -> ConsoleResult:
     """Run ``argv`` until it ends or a deadline passes, its output going to ``log`` as it comes.
 
     The program has a session of its own and is dead, with its process group, when this returns or raises.
     ``on_program`` is called with the name of each program that the guest begins, ``on_poll`` several times a
-    second. ``env`` is added to the environment. Raises EnvironmentFailure when the
-    program cannot be started.
+    second. ``env`` is added to the environment. ``serial`` is a file that the program writes the console to; it is
+    emptied first, and goes to ``log`` like the program's own output. Raises EnvironmentFailure when the program
+    cannot be started.
     """
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
         with disk_errors(log.parent):
             log.parent.mkdir(parents=True, exist_ok=True)
             sink = stack.enter_context(log.open("wb", buffering=0))
+            more: Callable[[], bytes] = bytes
+            if serial is not None:
+                serial.write_bytes(b"")
+                more = stack.enter_context(serial.open("rb", buffering=0)).readall
         try:
             child: pexpect.spawn[bytes] = pexpect.spawn(
                 argv[0],
@@ -115,7 +121,7 @@ def run(
         stack.callback(_end, child)
         watch = _Watch(deadlines, nonce, started, on_program)
         with disk_errors(log.parent):
-            ending = _follow(child, sink.write, watch, on_poll or (lambda: None))
+            ending = _follow(child, sink.write, watch, on_poll or (lambda: None), more)
     return ConsoleResult(ending, log, time.monotonic() - started, watch.boot_seconds, watch.guest_spoke)
 
 
@@ -188,19 +194,27 @@ class _Watch:
 
 
 def _follow(
-    child: pexpect.spawn[bytes], write: Callable[[bytes], object], watch: _Watch, poll: Callable[[], None]
+    child: pexpect.spawn[bytes],
+    write: Callable[[bytes], object],
+    watch: _Watch,
+    poll: Callable[[], None],
+    more: Callable[[], bytes],
 ) -> Ending:
+    ended = False
     while True:
         poll()
+        data = b""
         try:
             data = child.read_nonblocking(READ_SIZE, timeout=POLL_SECONDS)
         except pexpect.TIMEOUT:
-            data = b""
+            pass
         except pexpect.EOF:
-            return Ending(End.EXITED, _status(child))
-        if data:
+            ended = True
+        if data := data + more():
             write(data.replace(b"\r", b""))  # the line ends of a terminal, not the guest's words
             watch.take(data)
+        if ended:
+            return Ending(End.EXITED, _status(child))
         if ending := watch.passed():
             return ending
 

@@ -39,21 +39,26 @@ def argv(
     accel: str = "tcg",
     qemu: str = "",
     interactive: bool = False,
+    serial: Path | None = None,
     extra: Sequence[str] = (),
 ) -> list[str]:
     """The QEMU command line: console on stdio, nothing else open, exit in place of a reset.
 
-    ``interactive`` gives the guest the terminal, with QEMU's own escape (Ctrl-A X) to leave it.
+    ``interactive`` gives the guest the terminal, with QEMU's own escape (Ctrl-A X) to leave it. ``serial`` is a file
+    that takes the console instead: it is never too slow for the guest, which a reader of stdio can be.
     """
     kvm = accel == "kvm"
     console = "stdio,id=console,mux=on,signal=off" if interactive else "stdio,id=console,signal=off"
+    if serial is not None:
+        console = f"file,id=console,path={str(serial).replace(',', ',,')}"
+    tcg = f"tcg,{machine.tcg}" if machine.tcg else "tcg"
     words = [
         qemu or machine.qemu,
         "-nodefaults",
         "-no-user-config",
         "-no-reboot",
         *("-machine", machine.type),
-        *("-accel", "kvm" if kvm else "tcg,thread=multi"),
+        *("-accel", "kvm" if kvm else tcg),
         *("-cpu", machine.kvm_cpu if kvm else machine.cpu),
         *("-smp", machine.smp),
         *("-m", f"{machine.memory_mib}M"),

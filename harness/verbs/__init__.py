@@ -23,6 +23,7 @@ VERBS = (
     "build",
     "boot",
     "test",
+    "measure",
     "run",
     "check",
     "series",

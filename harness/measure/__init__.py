@@ -1,0 +1,1 @@
+"""Figures without hardware: whole boots of a machine that counts instructions, compared in pairs."""

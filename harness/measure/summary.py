@@ -1,0 +1,139 @@
+"""From readings to a table: each cell's figures over all boots, and what they are of another arm's. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from harness.measure.cells import PLACEBO, Cell, Reading
+from harness.measure.statistics import ENOUGH_BOOTS, Ratio, geometric_mean, paired_ratio, pooled, quantile
+from harness.report import table
+
+DEFAULT = "default"
+HEADER = (
+    *("load", "arm", "threads", "boots", "wakes", ">100us", ">1ms", "p50", "p99", "max", "step", "ratio"),
+    *("95 % interval", "tool>100us", "work", "load cpu", "agent cpu"),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A cell over all boots.
+
+    Shares are of 1, times in us, CPU times of one CPU. ``step_ratio`` and ``work_ratio`` are the mean step and the
+    load's rate of work against those of another arm in the same boots.
+    """
+
+    cell: Cell
+    boots: int
+    wakes: int
+    late_100us: float
+    late_1ms: float
+    p50_us: float
+    p99_us: float
+    max_us: float
+    step_us: float
+    step_ratio: Ratio | None
+    tool_late_100us: float
+    work_ratio: Ratio | None
+    load_cpu: float
+    agent_cpu: float
+
+
+def rows(readings: Mapping[Cell, Sequence[Reading]], against: tuple[str, str] = (DEFAULT, "orch")) -> list[Row]:
+    """A row for each cell that was read at least once, by load, threads and arm.
+
+    ``against`` are arm and threads that the ratios are to; cells of a load without them have none.
+    """
+    steps = {cell: {one.seed: float(one.values["mean"]) for one in each} for cell, each in readings.items()}
+    work = {
+        cell: {one.seed: one.values["work"] / one.values["elapsed"] for one in each} for cell, each in readings.items()
+    }
+    found = []
+    for cell in sorted(readings, key=_order):
+        each = readings[cell]
+        if not each:
+            continue
+        base = Cell(cell.load, against[1], against[0])
+        sums = {name: sum(one.values[name] for one in each) for name in each[0].values}
+        wakes = pooled([one.wakes for one in each])
+        ratio = paired_ratio(steps[cell], steps.get(base, {})) if cell != base else None
+        work_ratio = paired_ratio(work[cell], work.get(base, {})) if cell != base else None
+        found.append(
+            Row(
+                cell=cell,
+                boots=len(each),
+                wakes=sums["wakes"],
+                late_100us=sums["late100"] / sums["wakes"],
+                late_1ms=sums["late1000"] / sums["wakes"],
+                p50_us=quantile(wakes, 0.5),
+                p99_us=quantile(wakes, 0.99),
+                max_us=max(one.values["max"] for one in each) / 1000,
+                step_us=geometric_mean(list(steps[cell].values())) / 1000,
+                step_ratio=ratio,
+                tool_late_100us=sums["tool_late100"] / sums["tool_wakes"],
+                work_ratio=work_ratio,
+                load_cpu=sums["load_cpu"] / sums["elapsed"],
+                agent_cpu=(sums["orch_cpu"] + sums["tool_cpu"]) / sums["elapsed"],
+            )
+        )
+    return found
+
+
+def _order(cell: Cell) -> tuple[str, bool, bool, bool, str]:
+    return (cell.load, cell.threads == "both", cell.arm != DEFAULT, cell.arm != PLACEBO, cell.arm)
+
+
+def render(found: Sequence[Row]) -> str:
+    """The table, shares in per cent."""
+    return table([_line(row) for row in found], header=HEADER)
+
+
+def _line(row: Row) -> tuple[str, ...]:
+    ratio, work = row.step_ratio, row.work_ratio
+    interval = "-" if ratio is None or ratio.pairs < 2 else f"{ratio.low:.3f}-{ratio.high:.3f}"
+    return (
+        row.cell.load,
+        row.cell.arm,
+        row.cell.threads if row.cell.arm not in (DEFAULT, PLACEBO) else "-",
+        str(row.boots),
+        str(row.wakes),
+        f"{100 * row.late_100us:.2f} %",
+        f"{100 * row.late_1ms:.2f} %",
+        f"{row.p50_us:.0f}",
+        f"{row.p99_us:.0f}",
+        f"{row.max_us:.0f}",
+        f"{row.step_us:.0f}",
+        "-" if ratio is None else f"{ratio.mean:.3f}",
+        interval,
+        f"{100 * row.tool_late_100us:.2f} %",
+        "-" if work is None else f"{work.mean:.3f}",
+        f"{row.load_cpu:.2f}",
+        f"{row.agent_cpu:.2f}",
+    )
+
+
+def cautions(found: Sequence[Row]) -> list[str]:
+    """What a reader of the table must be told."""
+    said = []
+    boots = min((row.boots for row in found), default=0)
+    if boots < ENOUGH_BOOTS:
+        said.append(f"{boots} boots are too few to claim a difference: placebo intervals exclude 1 too often")
+    for row in found:
+        if row.cell.arm == PLACEBO and row.step_ratio and row.step_ratio.pairs > 1 and row.step_ratio.differs:
+            said.append(f"{row.cell.load}: the placebo differs from the default: so may other intervals by chance")
+    return said
+
+
+def as_json(found: Sequence[Row]) -> list[dict[str, Any]]:
+    """The rows for measure.json; the ends of an interval that is none are null."""
+    values = []
+    for row in found:
+        value = asdict(row)
+        for name in ("step_ratio", "work_ratio"):
+            ratio = value[name]
+            if ratio is not None and ratio["pairs"] < 2:
+                ratio["low"] = ratio["high"] = None
+        values.append(value)
+    return values

@@ -1,0 +1,278 @@
+"""``harness measure``: wake latency, step time and CPU shares, on a machine that counts instructions."""
+
+from __future__ import annotations
+
+import argparse
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness import options
+from harness.context import Context
+from harness.data import Arch
+from harness.errors import EnvironmentFailure, ExitCode, HarnessError, UsageError
+from harness.fs import write_json
+from harness.guest import emulator
+from harness.measure import cells, guest, summary
+from harness.measure.cells import Answers, Cell
+from harness.measure.guest import Guest, Outcome
+from harness.proc import quoted
+from harness.report import Stopwatch
+from harness.results import model
+from harness.results.run import RunDirectory
+
+NAME = "measure"
+HELP = "measure wake latency, step time and CPU shares in guests that count instructions"
+DESCRIPTION = """\
+Boots each architecture --boots times on a QEMU machine whose time is the number of instructions executed, runs the
+benchmark of the series in it and prints a table: for each load and arm the share of wakes later than 100 us and 1 ms,
+the pooled p50 and p99, the mean step with its ratio to that of --against in the same boots, and what was left to the
+load. Times are us. Same seed, same kernel: same digits, on whatever host. These are figures of an emulator (TCG): they
+compare arms, they do not predict any hardware; a difference below 30 us of wake latency means nothing.
+
+Arms: default, placebo (the default again), nice[:NICE], slice[:US[:NICE]], rr[:PRIORITY], idle (the load is
+SCHED_IDLE), pin, window[:BURST[:TARGET[:WINDOW]]] in us. Loads: none, hogs:N per CPU, storm:N senders and receivers,
+udp:N pairs per CPU. --share TASKS measures CPU shares instead of steps, e.g. 4xspin+1xburst:480:20@window.
+
+What stands after `--` goes to the benchmark as it is, to run the window arms in a cgroup and without privileges:
+  harness measure -- --cgroup /sys/fs/cgroup/agent --set agent.latency.enable=1 --uid 65534
+
+A boot that is lost, panics or does not finish is told and its cells do not count. measure.json in the run directory has
+every reading. Exit code: 0, 1 when a cell was refused, 7 or 8 when a guest crashed or was lost.
+"""
+WANTED_BOOTS = 20
+
+
+@dataclass
+class Measured:
+    """What came of one architecture."""
+
+    arch: Arch
+    answers: list[Answers] = field(default_factory=list)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    codes: list[ExitCode] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """See DESCRIPTION."""
+    options.add_guest(parser)
+    parser.add_argument("--boots", type=int, default=WANTED_BOOTS, metavar="N", help="boots (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, metavar="S", help="of the first boot (default: 1)")
+    parser.add_argument("--steps", type=int, default=200, metavar="N", help="steps of a cell (default: %(default)s)")
+    parser.add_argument("--arms", default=",".join(cells.ARMS), metavar="ARM,...", help="(default: %(default)s)")
+    parser.add_argument("--loads", default=",".join(cells.LOADS), metavar="LOAD,...", help="(default: %(default)s)")
+    parser.add_argument(
+        "--threads", default="orch,both", metavar="WHICH,...", help="orch, both: who is treated so (default: each)"
+    )
+    parser.add_argument("--against", default="default", metavar="ARM[/THREADS]", help="what ratios are to")
+    parser.add_argument("--share", action="append", default=[], metavar="TASKS", help="CPU shares (repeatable)")
+    parser.add_argument("--seconds", type=int, default=10, metavar="T", help="of guest time for --share")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="boot this kernel image in place of the built one")
+    parser.add_argument("--append", default="", metavar="WORDS", help="more for the kernel command line")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="a copy of measure.json")
+    parser.add_argument("--timeout", type=float, default=3600.0, metavar="SECONDS", help="deadline of one boot")
+    parser.add_argument("bench", nargs="*", metavar="OPTION", help="options of the benchmark, after --")
+
+
+def run(context: Context, args: argparse.Namespace) -> int:
+    """Build, boot, count, print; see DESCRIPTION."""
+    archs = options.archs(context, args)
+    if args.image and len(archs) != 1:
+        raise UsageError("--image is of one architecture", hint=f"harness measure --arch {archs[0].name} --image ...")
+    if args.boots < 1:
+        raise UsageError("--boots must be at least 1")
+    asked = [] if args.share else cells.plan(_words(args.arms), _words(args.threads), _words(args.loads))
+    if not asked and not args.share:
+        raise UsageError("nothing to measure", hint="give --arms, --threads and --loads at least one value each")
+    against = _against(args.against)
+    if context.dry_run:
+        for arch in archs:
+            _dry_run(context, args, arch, asked)
+        return 0
+    with RunDirectory.create(context, NAME) as directory:
+        measured = [_measure(context, args, arch, asked, directory) for arch in archs]
+        code = model.worst([code for one in measured for code in one.codes])
+        value = {
+            "method": "instruction counting (TCG -icount), virtual time",
+            "boots": args.boots,
+            "seed": args.seed,
+            "steps": args.steps,
+            "options": args.bench,
+            "architectures": {one.arch.name: _as_json(one, against) for one in measured},
+            "exit_code": int(code),
+        }
+        write_json(directory.path / "measure.json", value)
+        if args.json:
+            write_json(args.json, value)
+        directory.update({"exit_code": int(code)})
+        for one in measured:
+            _show(context, args, one, against)
+        context.report.step(f"results: {directory.path}")
+        return code
+
+
+def _words(text: str) -> list[str]:
+    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
+def _against(text: str) -> tuple[str, str]:
+    arm, _, threads = text.partition("/")
+    if threads not in ("", *cells.THREADS):
+        raise UsageError(f"--against {text}: unknown threads {threads!r}", hint="e.g. --against rr/both")
+    return arm, threads or cells.THREADS[0]
+
+
+def _arguments(args: argparse.Namespace, order: Sequence[Cell], seed: int) -> list[str]:
+    """For the benchmark in the boot with this seed."""
+    shares = [f"share/{tasks}" for tasks in args.share]
+    numbers = ["--steps", str(args.steps), "--seconds", str(args.seconds), "--seed", str(seed)]
+    return [*numbers, *args.bench, *shares, *(cell.argument for cell in order)]
+
+
+def _guest(context: Context, args: argparse.Namespace, arch: Arch) -> Guest:
+    from harness.build import kernel as kernels
+    from harness.build import selftests
+
+    machine = context.machine(f"{arch.machine}-icount")
+    qemu = emulator.Emulator(machine.qemu, "") if context.dry_run else emulator.ensure(context, arch, machine)
+    image, tests = args.image, None
+    if image is None:
+        built = kernels.build(context, arch, options.flavour(context, args), patched=not args.unpatched)
+        image, tests = built.image, selftests.build_selftests(context, built)
+    elif not image.is_file():
+        raise UsageError(f"there is no kernel image {image}", hint="harness build")
+    program = (tests or selftests.build_for(context, arch)).directory / guest.PROGRAM
+    if not program.is_file() and not context.dry_run:
+        raise EnvironmentFailure(f"the series has no selftest program {guest.PROGRAM}", hint="harness apply")
+    return Guest(arch, machine, qemu, image, program, args.timeout, tuple(args.append.split()))
+
+
+def _dry_run(context: Context, args: argparse.Namespace, arch: Arch, asked: Sequence[Cell]) -> None:
+    machine = _guest(context, args, arch)
+    for seed in range(args.seed, args.seed + args.boots):
+        part = context.runs / "RUN" / arch.name / str(seed)
+        words = guest.argv(machine, seed, part / "initramfs.cpio.gz", part / guest.SERIAL, f"seed{seed}")
+        arguments = _arguments(args, cells.shuffled(asked, seed), seed)
+        context.report.result(f"# in the guest: {quoted([guest.PROGRAM, *arguments])}\n{quoted(words)}")
+
+
+def _measure(
+    context: Context, args: argparse.Namespace, arch: Arch, asked: Sequence[Cell], directory: RunDirectory
+) -> Measured:
+    """All boots of an architecture, as many at once as there are jobs."""
+    measured = Measured(arch)
+    try:
+        machine = _guest(context, args, arch)
+        measured.record = {
+            "machine": machine.machine.name,
+            "qemu": machine.emulator.version,
+            "image": str(machine.image),
+            "program": str(machine.program),
+        }
+        directory.update({"architectures": {arch.name: measured.record}})
+        _boots(context, args, machine, asked, directory.part(arch.name), measured)
+    except HarnessError as exc:
+        context.report.error(f"{arch.name}: {exc.message}", exc.detail, exc.hint)
+        measured.failures.append({"seed": None, "why": exc.message})
+        measured.codes.append(exc.exit_code)
+    return measured
+
+
+class _Stop(BaseException):
+    """Ends a boot from within its own thread."""
+
+
+def _boots(
+    context: Context, args: argparse.Namespace, machine: Guest, asked: Sequence[Cell], part: Path, measured: Measured
+) -> None:
+    stop = threading.Event()
+
+    def poll() -> None:
+        if stop.is_set():
+            raise _Stop
+
+    def one(seed: int) -> Outcome:
+        arguments = _arguments(args, cells.shuffled(asked, seed), seed)
+        return guest.boot(context, machine, seed, arguments, part / str(seed), poll)
+
+    seeds = range(args.seed, args.seed + args.boots)
+    context.report.step(f"{machine.arch.name}: {len(seeds)} boots with {len(asked) or len(args.share)} cells each")
+    watch = Stopwatch()
+    with ThreadPoolExecutor(max_workers=max(1, context.jobs)) as pool:
+        futures: list[Future[Outcome]] = [pool.submit(one, seed) for seed in seeds]
+        try:
+            for done, (seed, future) in enumerate(zip(seeds, futures, strict=True), 1):
+                _take(context, measured, seed, future.result(), asked)
+                context.report.step(f"{machine.arch.name}: {done} of {len(seeds)} boots, {watch.seconds:.0f} s")
+        except BaseException:
+            stop.set()
+            for future in futures:
+                future.cancel()
+            raise
+
+
+def _take(context: Context, measured: Measured, seed: int, outcome: Outcome, asked: Sequence[Cell]) -> None:
+    """Count a boot, or tell why it does not."""
+    where = f"{measured.arch.name}: seed {seed}"
+    if outcome.failure:
+        context.report.error(f"{where} does not count: {outcome.failure}", hint=f"see {outcome.log}")
+        measured.failures.append({"seed": seed, "why": outcome.failure, "log": str(outcome.log)})
+        measured.codes.append(outcome.code)
+        return
+    answers = cells.read(outcome.lines, cells.shuffled(asked, seed), seed)
+    for error in answers.errors:
+        context.report.error(f"{where}: {error}")
+        measured.failures.append({"seed": seed, "why": error, "log": str(outcome.log)})
+        measured.codes.append(ExitCode.TESTS_FAILED)
+    measured.others += [f"seed {seed}: {line}" for line in answers.others if not line.startswith("bench ")]
+    if answers.complete:
+        measured.answers.append(answers)
+
+
+def _rows(one: Measured, against: tuple[str, str]) -> list[summary.Row]:
+    readings: dict[Cell, list[cells.Reading]] = {}
+    for answers in one.answers:
+        for cell, reading in answers.readings.items():
+            readings.setdefault(cell, []).append(reading)
+    return summary.rows(readings, against)
+
+
+def _as_json(one: Measured, against: tuple[str, str]) -> dict[str, Any]:
+    readings = [
+        {
+            "seed": answers.seed,
+            "load": cell.load,
+            "threads": cell.threads,
+            "arm": cell.arm,
+            **reading.values,
+            "wake_histogram": {str(bucket): count for bucket, count in reading.wakes.items()},
+        }
+        for answers in one.answers
+        for cell, reading in answers.readings.items()
+    ]
+    return {
+        **one.record,
+        "against": "/".join(against),
+        "summary": summary.as_json(_rows(one, against)),
+        "readings": readings,
+        "other_lines": one.others,
+        "failures": one.failures,
+    }
+
+
+def _show(context: Context, args: argparse.Namespace, one: Measured, against: tuple[str, str]) -> None:
+    found = _rows(one, against)
+    counted = f"{len(one.answers)} of {args.boots} boots counted"
+    context.report.result(f"{one.arch.name}, TCG counting instructions, QEMU {one.record.get('qemu', '?')}: {counted}")
+    if found:
+        context.report.result(summary.render(found))
+        context.report.result(f"times in us of virtual time; ratio and work: against {'/'.join(against)}, same boots")
+        for caution in summary.cautions(found):
+            context.report.result(f"caution: {caution}")
+    for line in one.others:
+        context.report.result(line)

@@ -11,6 +11,7 @@ from harness.errors import UsageError
 PLACEBO = "placebo"
 ARMS = ("default", PLACEBO, "nice", "slice", "rr", "window")
 LOADS = ("hogs:2", "storm", "udp")
+OPERATIONS = ("getppid", "yield", "eventfd", "pipe", "futex")
 THREADS = ("orch", "both")
 # Arms that leave the agent's threads as they are: which of them are meant makes no difference.
 _NO_THREADS = ("default", "idle", PLACEBO)
@@ -45,13 +46,29 @@ class Reading:
     tool_wakes: Mapping[int, int]
 
 
+@dataclass(frozen=True)
+class Share:
+    """What one task of a share cell got: ``share`` of one CPU."""
+
+    cell: str
+    kind: str
+    arm: str
+    cgroup: str
+    share: float
+
+
 @dataclass
 class Answers:
-    """What the benchmark said in one boot: readings by cell, what went wrong, and all lines of other kinds."""
+    """What the benchmark said in one boot.
+
+    Readings by cell, shares of tasks, ns of operations, what went wrong, and all lines of other kinds.
+    """
 
     seed: int
     complete: bool = False
     readings: dict[Cell, Reading] = field(default_factory=dict)
+    shares: list[Share] = field(default_factory=list)
+    operations: dict[str, float] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
 
@@ -77,33 +94,62 @@ def shuffled(cells: Iterable[Cell], seed: int) -> list[Cell]:
     return order
 
 
-def read(lines: Iterable[str], asked: Sequence[Cell], seed: int) -> Answers:
-    """What the lines of one boot say about the cells that were ``asked``, in that order."""
+def read(lines: Iterable[str], asked: Sequence[Cell | str], seed: int) -> Answers:
+    """What the lines of one boot say about the cells that were ``asked``, in that order.
+
+    A cell that is not one of steps is given as the benchmark calls it: ``share/TASKS`` or ``op/NAME``.
+    """
     answers = Answers(seed)
     remaining = list(asked)
+    tasks: list[dict[str, str]] = []
     for line in lines:
         kind, _, rest = line.partition(" ")
         words = dict(word.split("=", 1) for word in rest.split() if "=" in word)
         if kind == "bench" and "done" in words:
             answers.complete = not remaining
-        elif kind != "step":
+        elif kind == "share":
+            tasks.append(words)
+        elif kind not in ("step", "shares", "op"):
             answers.others.append(line)
-        elif not remaining or _named(words) != remaining[0].argument:
+        elif not remaining or _named(kind, words) != argument(remaining[0]):
             answers.errors.append(f"an answer that was not asked for: {line[:100]}")
         else:
             cell = remaining.pop(0)
             try:
-                answers.readings[cell] = _reading(words, seed)
+                if isinstance(cell, Cell):
+                    answers.readings[cell] = _reading(words, seed)
+                elif kind == "op":
+                    answers.operations[words["name"]] = float(words["ns"])
+                else:
+                    answers.shares += _shares(cell, tasks, int(words["tasks"]))
+                    tasks = []
             except (KeyError, ValueError):
-                why = f"{words['failed']}: {words['error']}" if "error" in words else "cannot be read"
-                answers.errors.append(f"{cell.argument}: {why}")
+                refused = next((task for task in [words, *tasks] if "error" in task), {})
+                why = f"{refused.get('failed', 'a task')}: {refused['error']}" if refused else "cannot be read"
+                answers.errors.append(f"{argument(cell)}: {why}")
+                tasks = []
     if not answers.complete:
         answers.errors.append(f"the benchmark did not finish: {len(remaining)} of {len(asked)} cells are missing")
     return answers
 
 
-def _named(words: Mapping[str, str]) -> str:
+def argument(cell: Cell | str) -> str:
+    """What the benchmark calls a cell."""
+    return cell.argument if isinstance(cell, Cell) else cell
+
+
+def _named(kind: str, words: Mapping[str, str]) -> str:
+    if kind == "shares":
+        return words.get("cell", "")
+    if kind == "op":
+        return f"op/{words.get('name')}"
     return f"step/{words.get('arm')}/{words.get('threads')}/{words.get('load')}"
+
+
+def _shares(cell: str, tasks: Sequence[Mapping[str, str]], count: int) -> list[Share]:
+    if len(tasks) != count or any("error" in task for task in tasks):
+        raise ValueError(cell)
+    return [Share(cell, task["kind"], task["arm"], task["cgroup"], float(task["share"])) for task in tasks]
 
 
 def _reading(words: Mapping[str, str], seed: int) -> Reading:

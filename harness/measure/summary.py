@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import median
 from typing import Any
 
-from harness.measure.cells import PLACEBO, Cell, Reading
+from harness.measure.cells import PLACEBO, Cell, Reading, Share
 from harness.measure.statistics import ENOUGH_BOOTS, Ratio, geometric_mean, paired_ratio, pooled, quantile
 from harness.report import table
 
@@ -19,7 +20,7 @@ HEADER = (
 
 @dataclass(frozen=True)
 class Row:
-    """A cell over all boots.
+    """A cell of steps over all boots.
 
     Shares are of 1, times in us, CPU times of one CPU. ``step_ratio`` and ``work_ratio`` are the mean step and the
     load's rate of work against those of another arm in the same boots.
@@ -112,6 +113,69 @@ def _line(row: Row) -> tuple[str, ...]:
         f"{row.load_cpu:.2f}",
         f"{row.agent_cpu:.2f}",
     )
+
+
+@dataclass(frozen=True)
+class ShareRow:
+    """Tasks of one kind in a share cell over all boots: shares of one CPU, ``total`` of all its tasks in a boot."""
+
+    cell: str
+    kind: str
+    arm: str
+    cgroup: str
+    tasks: int
+    boots: int
+    mean: float
+    least: float
+    most: float
+    total: float
+
+
+def share_rows(boots: Sequence[Sequence[Share]]) -> list[ShareRow]:
+    """A row for each kind of task of each share cell, in the order in which they were asked for."""
+    groups: dict[tuple[str, str, str, str], list[list[float]]] = {}
+    for shares in boots:
+        one: dict[tuple[str, str, str, str], list[float]] = {}
+        for share in shares:
+            one.setdefault((share.cell, share.kind, share.arm, share.cgroup), []).append(share.share)
+        for key, values in one.items():
+            groups.setdefault(key, []).append(values)
+    found = []
+    for key, each in groups.items():
+        everything = [value for values in each for value in values]
+        total = sum(everything) / len(each)
+        mean = sum(everything) / len(everything)
+        found.append(ShareRow(*key, len(each[0]), len(each), mean, min(everything), max(everything), total))
+    return found
+
+
+def render_shares(found: Sequence[ShareRow]) -> str:
+    """The table of shares, in per cent of one CPU."""
+    lines = [
+        (
+            *(row.cell.removeprefix("share/"), row.kind, row.arm, row.cgroup or "-", str(row.tasks), str(row.boots)),
+            *(f"{100 * share:.2f} %" for share in (row.mean, row.least, row.most, row.total)),
+        )
+        for row in found
+    ]
+    header = ("cell", "task", "arm", "cgroup", "tasks", "boots", "mean", "least", "most", "together")
+    return table(lines, header=header)
+
+
+def render_operations(boots: Sequence[Mapping[str, float]], before: Mapping[str, float]) -> str:
+    """The table of operations: the median over the boots in ns, with what it adds to that of ``before``."""
+    lines = []
+    for name, ns in operations(boots).items():
+        old = before.get(name)
+        added = ("-", "-", "-") if not old else (f"{old:.2f}", f"{ns - old:+.2f}", f"{100 * (ns / old - 1):+.3f} %")
+        lines.append((name, f"{ns:.2f}", *added))
+    return table(lines, header=("operation", "ns", "before", "added", "added"))
+
+
+def operations(boots: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The median of each operation over the boots."""
+    names = dict.fromkeys(name for boot in boots for name in boot)
+    return {name: median([boot[name] for boot in boots if name in boot]) for name in names}
 
 
 def cautions(found: Sequence[Row]) -> list[str]:

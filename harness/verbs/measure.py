@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,7 +37,11 @@ compare arms, they do not predict any hardware; a difference below 30 us of wake
 
 Arms: default, placebo (the default again), nice[:NICE], slice[:US[:NICE]], rr[:PRIORITY], idle (the load is
 SCHED_IDLE), pin, window[:BURST[:TARGET[:WINDOW]]] in us. Loads: none, hogs:N per CPU, storm:N senders and receivers,
-udp:N pairs per CPU. --share TASKS measures CPU shares instead of steps, e.g. 4xspin+1xburst:480:20@window.
+udp:N pairs per CPU.
+
+--share TASKS measures CPU shares instead, e.g. 4xspin+1xburst:480:20@window (bursts of 480 us, sleeps of 20 us).
+--operations measures, on one CPU and with the feature switched off, what short system calls cost; --before FILE takes
+the measure.json of another kernel to compare with.
 
 What stands after `--` goes to the benchmark as it is, to run the window arms in a cgroup and without privileges:
   harness measure -- --cgroup /sys/fs/cgroup/agent --set agent.latency.enable=1 --uid 65534
@@ -72,6 +78,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--against", default="default", metavar="ARM[/THREADS]", help="what ratios are to")
     parser.add_argument("--share", action="append", default=[], metavar="TASKS", help="CPU shares (repeatable)")
     parser.add_argument("--seconds", type=int, default=10, metavar="T", help="of guest time for --share")
+    parser.add_argument("--operations", action="store_true", help="cost of system calls when the feature is not used")
+    parser.add_argument("--before", type=Path, metavar="FILE", help="measure.json to compare operations with")
     parser.add_argument("--image", type=Path, metavar="FILE", help="boot this kernel image in place of the built one")
     parser.add_argument("--append", default="", metavar="WORDS", help="more for the kernel command line")
     parser.add_argument("--json", type=Path, metavar="FILE", help="a copy of measure.json")
@@ -86,10 +94,11 @@ def run(context: Context, args: argparse.Namespace) -> int:
         raise UsageError("--image is of one architecture", hint=f"harness measure --arch {archs[0].name} --image ...")
     if args.boots < 1:
         raise UsageError("--boots must be at least 1")
-    asked = [] if args.share else cells.plan(_words(args.arms), _words(args.threads), _words(args.loads))
-    if not asked and not args.share:
+    asked = _asked(args)
+    if not asked:
         raise UsageError("nothing to measure", hint="give --arms, --threads and --loads at least one value each")
     against = _against(args.against)
+    before = {arch.name: _before(args.before, arch.name) for arch in archs if args.before}
     if context.dry_run:
         for arch in archs:
             _dry_run(context, args, arch, asked)
@@ -111,9 +120,28 @@ def run(context: Context, args: argparse.Namespace) -> int:
             write_json(args.json, value)
         directory.update({"exit_code": int(code)})
         for one in measured:
-            _show(context, args, one, against)
+            _show(context, args, one, against, before.get(one.arch.name, {}))
         context.report.step(f"results: {directory.path}")
         return code
+
+
+def _asked(args: argparse.Namespace) -> list[Cell | str]:
+    """The cells that were asked for. Raises UsageError for combinations that one machine cannot measure."""
+    if args.operations and args.share:
+        raise UsageError("--operations and --share are measured on different machines", hint="run it twice")
+    if args.before and not args.operations:
+        raise UsageError("--before is for --operations")
+    if args.operations:
+        return [f"op/{name}" for name in cells.OPERATIONS]
+    if args.share:
+        return [f"share/{tasks}" for tasks in args.share]
+    return list(cells.plan(_words(args.arms), _words(args.threads), _words(args.loads)))
+
+
+def _order(asked: Sequence[Cell | str], seed: int) -> list[Cell | str]:
+    """The cells in the order of the boot with this seed."""
+    steps = [cell for cell in asked if isinstance(cell, Cell)]
+    return [*(cell for cell in asked if not isinstance(cell, Cell)), *cells.shuffled(steps, seed)]
 
 
 def _words(text: str) -> list[str]:
@@ -127,11 +155,10 @@ def _against(text: str) -> tuple[str, str]:
     return arm, threads or cells.THREADS[0]
 
 
-def _arguments(args: argparse.Namespace, order: Sequence[Cell], seed: int) -> list[str]:
+def _arguments(args: argparse.Namespace, asked: Sequence[Cell | str], seed: int) -> list[str]:
     """For the benchmark in the boot with this seed."""
-    shares = [f"share/{tasks}" for tasks in args.share]
     numbers = ["--steps", str(args.steps), "--seconds", str(args.seconds), "--seed", str(seed)]
-    return [*numbers, *args.bench, *shares, *(cell.argument for cell in order)]
+    return [*numbers, *args.bench, *map(cells.argument, _order(asked, seed))]
 
 
 def _guest(context: Context, args: argparse.Namespace, arch: Arch) -> Guest:
@@ -139,6 +166,9 @@ def _guest(context: Context, args: argparse.Namespace, arch: Arch) -> Guest:
     from harness.build import selftests
 
     machine = context.machine(f"{arch.machine}-icount")
+    switch: tuple[str, ...] = ("agent_latency=1",)
+    if args.operations:
+        machine, switch = dataclasses.replace(machine, smp="1"), ()
     qemu = emulator.Emulator(machine.qemu, "") if context.dry_run else emulator.ensure(context, arch, machine)
     image, tests = args.image, None
     if image is None:
@@ -149,20 +179,20 @@ def _guest(context: Context, args: argparse.Namespace, arch: Arch) -> Guest:
     program = (tests or selftests.build_for(context, arch)).directory / guest.PROGRAM
     if not program.is_file() and not context.dry_run:
         raise EnvironmentFailure(f"the series has no selftest program {guest.PROGRAM}", hint="harness apply")
-    return Guest(arch, machine, qemu, image, program, args.timeout, tuple(args.append.split()))
+    return Guest(arch, machine, qemu, image, program, args.timeout, (*switch, *args.append.split()))
 
 
-def _dry_run(context: Context, args: argparse.Namespace, arch: Arch, asked: Sequence[Cell]) -> None:
+def _dry_run(context: Context, args: argparse.Namespace, arch: Arch, asked: Sequence[Cell | str]) -> None:
     machine = _guest(context, args, arch)
     for seed in range(args.seed, args.seed + args.boots):
         part = context.runs / "RUN" / arch.name / str(seed)
         words = guest.argv(machine, seed, part / "initramfs.cpio.gz", part / guest.SERIAL, f"seed{seed}")
-        arguments = _arguments(args, cells.shuffled(asked, seed), seed)
+        arguments = _arguments(args, asked, seed)
         context.report.result(f"# in the guest: {quoted([guest.PROGRAM, *arguments])}\n{quoted(words)}")
 
 
 def _measure(
-    context: Context, args: argparse.Namespace, arch: Arch, asked: Sequence[Cell], directory: RunDirectory
+    context: Context, args: argparse.Namespace, arch: Arch, asked: Sequence[Cell | str], directory: RunDirectory
 ) -> Measured:
     """All boots of an architecture, as many at once as there are jobs."""
     measured = Measured(arch)
@@ -188,7 +218,12 @@ class _Stop(BaseException):
 
 
 def _boots(
-    context: Context, args: argparse.Namespace, machine: Guest, asked: Sequence[Cell], part: Path, measured: Measured
+    context: Context,
+    args: argparse.Namespace,
+    machine: Guest,
+    asked: Sequence[Cell | str],
+    part: Path,
+    measured: Measured,
 ) -> None:
     stop = threading.Event()
 
@@ -197,11 +232,10 @@ def _boots(
             raise _Stop
 
     def one(seed: int) -> Outcome:
-        arguments = _arguments(args, cells.shuffled(asked, seed), seed)
-        return guest.boot(context, machine, seed, arguments, part / str(seed), poll)
+        return guest.boot(context, machine, seed, _arguments(args, asked, seed), part / str(seed), poll)
 
     seeds = range(args.seed, args.seed + args.boots)
-    context.report.step(f"{machine.arch.name}: {len(seeds)} boots with {len(asked) or len(args.share)} cells each")
+    context.report.step(f"{machine.arch.name}: {len(seeds)} boots with {len(asked)} cells each")
     watch = Stopwatch()
     with ThreadPoolExecutor(max_workers=max(1, context.jobs)) as pool:
         futures: list[Future[Outcome]] = [pool.submit(one, seed) for seed in seeds]
@@ -216,7 +250,7 @@ def _boots(
             raise
 
 
-def _take(context: Context, measured: Measured, seed: int, outcome: Outcome, asked: Sequence[Cell]) -> None:
+def _take(context: Context, measured: Measured, seed: int, outcome: Outcome, asked: Sequence[Cell | str]) -> None:
     """Count a boot, or tell why it does not."""
     where = f"{measured.arch.name}: seed {seed}"
     if outcome.failure:
@@ -224,7 +258,7 @@ def _take(context: Context, measured: Measured, seed: int, outcome: Outcome, ask
         measured.failures.append({"seed": seed, "why": outcome.failure, "log": str(outcome.log)})
         measured.codes.append(outcome.code)
         return
-    answers = cells.read(outcome.lines, cells.shuffled(asked, seed), seed)
+    answers = cells.read(outcome.lines, _order(asked, seed), seed)
     for error in answers.errors:
         context.report.error(f"{where}: {error}")
         measured.failures.append({"seed": seed, "why": error, "log": str(outcome.log)})
@@ -260,12 +294,16 @@ def _as_json(one: Measured, against: tuple[str, str]) -> dict[str, Any]:
         "against": "/".join(against),
         "summary": summary.as_json(_rows(one, against)),
         "readings": readings,
+        "shares": [dataclasses.asdict(row) for row in summary.share_rows([answers.shares for answers in one.answers])],
+        "operations": summary.operations([answers.operations for answers in one.answers]),
         "other_lines": one.others,
         "failures": one.failures,
     }
 
 
-def _show(context: Context, args: argparse.Namespace, one: Measured, against: tuple[str, str]) -> None:
+def _show(
+    context: Context, args: argparse.Namespace, one: Measured, against: tuple[str, str], before: dict[str, float]
+) -> None:
     found = _rows(one, against)
     counted = f"{len(one.answers)} of {args.boots} boots counted"
     context.report.result(f"{one.arch.name}, TCG counting instructions, QEMU {one.record.get('qemu', '?')}: {counted}")
@@ -274,5 +312,20 @@ def _show(context: Context, args: argparse.Namespace, one: Measured, against: tu
         context.report.result(f"times in us of virtual time; ratio and work: against {'/'.join(against)}, same boots")
         for caution in summary.cautions(found):
             context.report.result(f"caution: {caution}")
+    if shares := summary.share_rows([answers.shares for answers in one.answers]):
+        context.report.result(summary.render_shares(shares))
+    if any(answers.operations for answers in one.answers):
+        context.report.result(summary.render_operations([answers.operations for answers in one.answers], before))
     for line in one.others:
         context.report.result(line)
+
+
+def _before(path: Path, arch: str) -> dict[str, float]:
+    """The operations in another run's measure.json. Raises UsageError when it has none."""
+    try:
+        known = json.loads(path.read_text())["architectures"][arch]["operations"]
+        return {str(name): float(ns) for name, ns in known.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UsageError(
+            f"{path} has no operations of {arch}", hint="it is the measure.json of a run directory"
+        ) from None

@@ -7,7 +7,9 @@ import errno
 import fcntl
 import json
 import os
+import shlex
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -112,7 +114,7 @@ def lock(path: Path, what: str, *, wait_seconds: float = 0.0) -> Iterator[None]:
                 time.sleep(min(0.2, max(0.0, deadline - time.monotonic())))
         handle.seek(0)
         handle.truncate()
-        handle.write(f"pid {os.getpid()}")
+        handle.write(f"pid {os.getpid()} ({shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])})")
         handle.flush()
         try:
             yield

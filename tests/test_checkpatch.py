@@ -119,6 +119,14 @@ def test_a_script_that_dies_is_named_with_its_words(tmp_path: Path) -> None:
     assert caught.value.detail == "no idea"
 
 
+def test_a_licence_that_could_not_be_checked_is_not_valid(tmp_path: Path) -> None:
+    script = (
+        'print "total: 0 errors, 0 warnings, 0 checks, 1 lines checked\\n"; exec "python3 -c \'import no_such\'";\n'
+    )
+    with pytest.raises(EnvironmentFailure, match=r"spdxcheck\.py failed on x\.patch: .*no_such"):
+        checkpatch.run(_tree(tmp_path / "tree", f"$| = 1; {script}"), tmp_path / "x.patch", tmp_path)
+
+
 def test_a_script_that_hangs_meets_its_deadline(tmp_path: Path) -> None:
     with pytest.raises(StageTimeout):
         checkpatch.run(_tree(tmp_path / "tree", "sleep 60;\n"), tmp_path / "x.patch", tmp_path, timeout=0.3)

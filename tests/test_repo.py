@@ -420,7 +420,7 @@ def test_checkout_waits_with_a_deadline(project: Mini) -> None:
     with repo.checkout(base) as tree:
         with (
             pytest.raises(EnvironmentFailure, match=f"{tree} is in use by pid {os.getpid()}"),
-            repo_of(project, apply_timeout=0.3).checkout(head),
+            repo_of(project, build_timeout=0.3).checkout(head),
         ):
             pass
         assert sh(tree, "git", "rev-parse", "HEAD") == base

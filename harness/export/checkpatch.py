@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -12,6 +14,7 @@ from harness import data, proc
 from harness.errors import EnvironmentFailure
 
 SCRIPT = "scripts/checkpatch.pl"
+SPDX_SCRIPT = "scripts/spdxcheck.py"
 ARGUMENTS = ("--strict", "--show-types", "--color=never")
 
 _FINDING = re.compile(r"^(ERROR|WARNING|CHECK):([A-Z0-9_]+): (.*)$")
@@ -111,12 +114,21 @@ def run(tree: Path, patch: Path, home: Path, *, timeout: float = 300.0) -> str:
     """What checkpatch.pl of ``tree`` prints about a patch file.
 
     ``home`` is an empty directory: a .checkpatch.conf of the user must not change the verdict. Raises
-    EnvironmentFailure when perl is missing or the script dies, StageTimeout past ``timeout`` seconds.
+    EnvironmentFailure when perl is missing, the script dies, or the script it asks about licences does; StageTimeout
+    past ``timeout`` seconds.
     """
     proc.require_tool("perl", package="perl", why=SCRIPT)
-    done = proc.run(
-        command(patch), timeout=timeout, cwd=tree, env={"HOME": str(home), "LC_ALL": "C.UTF-8"}, what=SCRIPT
-    )
+    # The python3 that it asks about licences is ours: the machine's need not have what spdxcheck.py imports.
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
+    env = {"HOME": str(home), "LC_ALL": "C.UTF-8", "PATH": path}
+    done = proc.run(command(patch), timeout=timeout, cwd=tree, env=env, what=SCRIPT)
+    # Of a check that dies it says nothing: the licence would count as valid.
+    if "Traceback" in done.errors:
+        raise EnvironmentFailure(
+            f"{SPDX_SCRIPT} failed on {patch.name}: {done.errors.strip().splitlines()[-1]}",
+            detail="\n".join(done.errors.strip().splitlines()[-10:]),
+            hint="run `harness doctor`: it needs the Python packages ply and GitPython",
+        )
     # 1 is its way to say that there are errors or warnings.
     if done.status not in (0, 1) or "total: " not in done.output:
         raise EnvironmentFailure(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.fs import lock
-from harness.source.repo import KernelRepo, worktree_git
+from harness.source.repo import KernelRepo
 
 
 @dataclass
@@ -20,23 +20,15 @@ class CheckTree:
     _here: str = field(default="", init=False)
 
     def at(self, commit: str) -> Path:
-        """The tree at ``commit``. Only files that differ are rewritten, so make rebuilds only what changed.
-
-        Whatever an interrupted run left (an index lock, half a checkout, stray files) is put right first.
-        """
+        """The tree at ``commit``. Only files that differ are rewritten, so make rebuilds only what changed."""
         if self._here == commit:
             return self.path
         if self.repo.is_worktree(self.path):
-            (Path(self._git("rev-parse", "--absolute-git-dir")) / "index.lock").unlink(missing_ok=True)
-            self._git("checkout", "-q", "--detach", "--force", commit)
-            self._git("clean", "-q", "-ffdx")
+            self.repo.switch(self.path, commit)
         else:
             self.repo.add_worktree(self.path, "--detach", commit)
         self._here = commit
         return self.path
-
-    def _git(self, *arguments: str) -> str:
-        return worktree_git(self.path, *arguments, timeout=self.repo.timeout)
 
 
 @contextlib.contextmanager

@@ -238,7 +238,8 @@ class KernelRepo:
         """
         path = self.context.source_tree
         lock_file = path.with_name(f"{path.name}.lock")
-        with fetch.waiting_lock(self.context, lock_file, f"the source tree {path}", "apply_timeout"):
+        # Whoever holds it builds in it.
+        with fetch.waiting_lock(self.context, lock_file, f"the source tree {path}", "build_timeout"):
             self._check_out(path, commit)
             yield path
 
@@ -252,18 +253,25 @@ class KernelRepo:
             return
         if here != commit:
             self.context.report.step(f"switching {path} to {commit[:12]}")
-        git_dir = Path(worktree_git(path, "rev-parse", "--absolute-git-dir", timeout=self.timeout))
-        (git_dir / "index.lock").unlink(missing_ok=True)  # we hold the lock that counts
-        # Files that were only touched are recognised by content first: a reset would write them anew.
-        git(path, "update-index", "-q", "--really-refresh", timeout=self.timeout, check=False)
-        worktree_git(path, "checkout", "-q", "--detach", "--force", commit, timeout=self.timeout)
-        worktree_git(path, "clean", "-q", "-ffdx", timeout=self.timeout)
+        self.switch(path, commit)
         if left := self.stray(path):
             raise EnvironmentFailure(
                 f"{path} is not clean after a checkout: {left[0]}",
                 detail="\n".join(left[:10]),
                 hint=f"remove it: rm -rf {path}",
             )
+
+    def switch(self, path: Path, commit: str) -> None:
+        """Move a worktree to ``commit``; the caller holds its lock.
+
+        Only files that differ are rewritten. What a killed run left goes: an index lock, half a checkout, stray files.
+        """
+        git_dir = Path(worktree_git(path, "rev-parse", "--absolute-git-dir", timeout=self.timeout))
+        (git_dir / "index.lock").unlink(missing_ok=True)  # the caller's lock is the one that counts
+        # Files that were only touched are recognised by content first: a checkout would write them anew.
+        git(path, "update-index", "-q", "--really-refresh", timeout=self.timeout, check=False)
+        worktree_git(path, "checkout", "-q", "--detach", "--force", commit, timeout=self.timeout)
+        worktree_git(path, "clean", "-q", "-ffdx", timeout=self.timeout)
 
     def stray(self, path: Path, *, ignored: bool = True) -> list[str]:
         """What differs from HEAD in a worktree, or does not belong there, as ``git status --porcelain`` says it."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from harness import options
 from harness.build import make as kbuild
+from harness.build import tools as needed
 from harness.context import Context
 from harness.data import Arch
 from harness.errors import BuildError, ExitCode, HarnessError, UsageError
@@ -164,9 +165,12 @@ def _checkpatch(
     exceptions: Sequence[checkpatch.Exception_],
 ) -> Report:
     text = step.patch.text.encode("utf-8", "surrogateescape")
-    name = perpatch.key("checkpatch", step.tree, *checkpatch.ARGUMENTS, text.decode("utf-8", "backslashreplace"))
+    name = perpatch.key(
+        "checkpatch, licences", step.tree, *checkpatch.ARGUMENTS, text.decode("utf-8", "backslashreplace")
+    )
     output = memory.get(name)
     if not isinstance(output, str):
+        needed.require(context, [], "checkpatch")
         context.report.step(f"checkpatch {step.patch.name}")
         with tempfile.TemporaryDirectory(prefix="harness-check-") as place:
             home = Path(place) / "home"

@@ -46,6 +46,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
     made = seriesfixture.make(tmp_path_factory.mktemp("made") / "x", fake_kernel=True)
     for name, text in FRAGMENTS.items():
         (made.root / "configs/fragments" / f"{name}.config").write_text(text, encoding="utf-8")
+    flavour = made.root / "configs/flavours/check-on.yaml"
+    flavour.write_text(
+        re.sub(
+            r"series_fragments: .*", "series_fragments: [check-on, check-kunit]", flavour.read_text(encoding="utf-8")
+        ),
+        encoding="utf-8",
+    )
     makefile = (made.tree / "Makefile").read_text(encoding="utf-8")
     made.commit(
         "more base",

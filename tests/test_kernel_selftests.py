@@ -24,12 +24,12 @@ def harness(*argv: str) -> subprocess.CompletedProcess[str]:
 
 
 def statuses(tmp_path: Path, arch: str, *argv: str) -> dict[str, dict[str, Any]]:
-    """``harness test`` on one architecture: the selftests by name."""
+    """``harness test`` on one architecture: the selftests of all its guests by name."""
     results = tmp_path / "results.json"
     done = harness("test", "-a", arch, "--json", str(results), *argv)
     assert done.returncode == 0, done.stdout + done.stderr
-    (only,) = json.loads(results.read_text())["architectures"]
-    return {test["name"]: test for test in only["tests"]}
+    guests = json.loads(results.read_text())["architectures"]
+    return {test["name"]: test for guest in guests for test in guest["tests"]}
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -53,7 +53,7 @@ def test_option_off_or_no_patch_every_selftest_skips_with_a_reason(
     assert len(tests) >= 5
     for test in tests.values():
         assert test["status"] == "skipped", test
-        assert "CONFIG_AGENT_LATENCY" in test["reason"], test
+        assert "CONFIG_AGENT_LATENCY" in test["reason"] or "no emulated" in test["reason"], test
 
 
 @pytest.mark.parametrize("arch", ARCHS)

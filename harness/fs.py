@@ -122,3 +122,36 @@ def lock(path: Path, what: str, *, wait_seconds: float = 0.0) -> Iterator[None]:
             handle.seek(0)
             handle.truncate()
             handle.flush()
+
+
+STAMP = ".complete"
+
+
+def is_whole(root: Path, key: str) -> bool:
+    """Whether ``root`` was made to its end, by ``whole_directory`` and from what ``key`` stands for."""
+    stamp = root / STAMP
+    return stamp.is_file() and stamp.read_text() == key
+
+
+@contextlib.contextmanager
+def whole_directory(root: Path, key: str) -> Iterator[Path]:
+    """A new directory beside ``root`` to fill, which takes the place of ``root`` at the end; the caller holds a lock.
+
+    Whatever happens meanwhile leaves ``root`` as it was. What a killed run left beside it goes first.
+    """
+    prefix = f".{root.name}.new-"
+    for stale in root.parent.glob(f"{prefix}*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    new = Path(tempfile.mkdtemp(prefix=prefix, dir=root.parent))
+    try:
+        new.chmod(0o755)
+        yield new
+        (new / STAMP).write_text(key)
+        if root.exists():
+            old = root.with_name(f"{prefix}old")
+            root.rename(old)
+            shutil.rmtree(old, ignore_errors=True)
+        new.rename(root)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise

@@ -86,3 +86,24 @@ def test_lock_names_the_holder_and_is_free_after_a_kill(tmp_path: Path) -> None:
         holder.kill()
     with fs.lock(path, "the cache"):
         pass
+
+
+def test_a_directory_is_whole_or_as_it_was(tmp_path: Path) -> None:
+    root = tmp_path / "tree"
+    with fs.whole_directory(root, "one") as new:
+        assert not root.exists()
+        (new / "file").write_text("1")
+    assert fs.is_whole(root, "one")
+    assert not fs.is_whole(root, "two")
+    left = tmp_path / ".tree.new-killed"
+    left.mkdir()
+    with pytest.raises(RuntimeError, match="half way"), fs.whole_directory(root, "two") as new:
+        (new / "file").write_text("2")
+        raise RuntimeError("half way")
+    assert fs.is_whole(root, "one")
+    assert (root / "file").read_text() == "1"
+    with fs.whole_directory(root, "two") as new:
+        (new / "file").write_text("2")
+    assert fs.is_whole(root, "two")
+    assert (root / "file").read_text() == "2"
+    assert [path.name for path in tmp_path.iterdir()] == ["tree"]

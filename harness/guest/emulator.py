@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,6 @@ from harness.guest.accel import qemu_version
 from harness.guest.machine import find_qemu
 
 SPACE_MIB = 400
-STAMP = ".complete"
 RECIPE = 1  # changes when this module builds another tree from the same data
 
 
@@ -72,8 +70,11 @@ def ensure(context: Context, arch: Arch, machine: Machine) -> Emulator:
     with fs.disk_errors(root.parent):
         root.parent.mkdir(parents=True, exist_ok=True)
     with fs.lock(root.with_name(".emulator.lock"), "the private QEMU", wait_seconds=600):
-        if not (root / STAMP).is_file() or (root / STAMP).read_text() != key:
-            _make(context, spec, root, key, machine.minimum)
+        if not fs.is_whole(root, key):
+            fs.require_space(root.parent, SPACE_MIB, "a private QEMU")
+            context.report.step(f"getting a QEMU of at least {machine.minimum} from {spec.suite} (once)")
+            with fs.whole_directory(root, key) as new:
+                _fill(context, spec, new)
     found = _at(root, spec, machine)
     if not at_least(found.version, machine.minimum):
         raise EnvironmentFailure(
@@ -94,33 +95,20 @@ def _at(root: Path, spec: Packages, machine: Machine) -> Emulator:
     return Emulator(program, match[1] if match else "", words, environment)
 
 
-def _make(context: Context, spec: Packages, root: Path, key: str, minimum: str) -> None:
-    """The tree, made beside its place and moved there when it is whole."""
+def _fill(context: Context, spec: Packages, root: Path) -> None:
     from harness.source.apt import PrivateApt
 
-    fs.require_space(root.parent, SPACE_MIB, "a private QEMU")
-    context.report.step(f"getting a QEMU of at least {minimum} from {spec.suite} (once)")
     seconds = context.settings.seconds("fetch_timeout")
     apt = PrivateApt(context.cache / "apt" / "emulator", context.report, timeout=seconds)
-    for stale in root.parent.glob(".emulator.new-*"):
-        shutil.rmtree(stale, ignore_errors=True)
-    new = Path(tempfile.mkdtemp(prefix=".emulator.new-", dir=root.parent))
-    try:
-        apt.extract(apt.download(spec.packages, context.downloads / "debs-emulator", spec.suite), new)
-        programs = [str(path) for path in sorted((new / "usr/bin").glob("qemu-system-*")) if not path.is_symlink()]
-        said = proc.run(["ldd", *programs], timeout=seconds).output
-        if lacking := missing_libraries(said):
-            context.report.step(f"and its libraries, as this machine lacks {', '.join(lacking)}")
-            place = context.downloads / "debs-emulator-libraries"
-            apt.extract(apt.download(spec.libraries, place, spec.library_suite), new)
-            _gather(new)
-            (new / "libraries").write_text("".join(f"{name}\n" for name in lacking))
-        (new / STAMP).write_text(key)
-        shutil.rmtree(root, ignore_errors=True)
-        new.rename(root)
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
+    apt.extract(apt.download(spec.packages, context.downloads / "debs-emulator", spec.suite), root)
+    programs = [str(path) for path in sorted((root / "usr/bin").glob("qemu-system-*")) if not path.is_symlink()]
+    said = proc.run(["ldd", *programs], timeout=seconds).output
+    if lacking := missing_libraries(said):
+        context.report.step(f"and its libraries, as this machine lacks {', '.join(lacking)}")
+        place = context.downloads / "debs-emulator-libraries"
+        apt.extract(apt.download(spec.libraries, place, spec.library_suite), root)
+        _gather(root)
+        (root / "libraries").write_text("".join(f"{name}\n" for name in lacking))
 
 
 def _gather(root: Path) -> None:

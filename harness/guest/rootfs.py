@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from harness.errors import EnvironmentFailure
 from harness.guest.elf import needed
 
 SPACE_MIB = 300
-STAMP = ".complete"
 RECIPE = 1  # changes when this module builds another tree from the same data
 
 
@@ -45,32 +43,18 @@ def ensure(context: Context, arch: Arch) -> Path:
     spec = data.load(spec_path, Rootfs)
     root = path_of(context, arch)
     key = hashlib.sha256(f"{RECIPE}{arch.debian_arch}".encode() + spec_path.read_bytes()).hexdigest()
-    stamp = root / STAMP
-    if stamp.is_file() and stamp.read_text() == key:
+    if fs.is_whole(root, key):
         return root
     base = root.parent
     with fs.disk_errors(base):
         base.mkdir(parents=True, exist_ok=True)
     with fs.lock(base / f".{arch.name}.lock", f"the user land of {arch.name}", wait_seconds=600):
-        if stamp.is_file() and stamp.read_text() == key:
+        if fs.is_whole(root, key):
             return root
         fs.require_space(base, SPACE_MIB, f"the user land of {arch.name}")
         context.report.step(f"{arch.name}: making a user land for the guest from {spec.suite}'s packages (once)")
-        for stale in base.glob(f".{arch.name}.new-*"):
-            shutil.rmtree(stale, ignore_errors=True)
-        new = Path(tempfile.mkdtemp(prefix=f".{arch.name}.new-", dir=base))
-        try:
-            new.chmod(0o755)
+        with fs.whole_directory(root, key) as new:
             _fill(context, arch, spec, new)
-            (new / STAMP).write_text(key)
-            if root.exists():
-                old = base / f".{arch.name}.new-old"
-                root.rename(old)
-                shutil.rmtree(old, ignore_errors=True)
-            new.rename(root)
-        except BaseException:
-            shutil.rmtree(new, ignore_errors=True)
-            raise
     return root
 
 

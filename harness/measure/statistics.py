@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 
 CONFIDENCE = 0.95
 # Below so many boots an interval excludes 1 far too often, whatever it says of itself.
@@ -49,11 +50,10 @@ def paired_ratio(
     n = len(logs)
     if not n:
         return None
-    mean = math.fsum(logs) / n
+    mean = fmean(logs)
     if n == 1:
         return Ratio(math.exp(mean), 0.0, math.inf, 1)
-    variance = math.fsum((value - mean) ** 2 for value in logs) / (n - 1)
-    half = t_quantile((1 + confidence) / 2, n - 1) * math.sqrt(variance / n)
+    half = t_quantile((1 + confidence) / 2, n - 1) * stdev(logs) / math.sqrt(n)
     return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half), n)
 
 

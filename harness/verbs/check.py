@@ -243,7 +243,7 @@ def _dry_run(context: Context, verdicts: Sequence[Verdict], archs: Sequence[Arch
                 flavour = context.flavour(perpatch.OPTIONS[option])
                 assemble.configure(context, tree, arch, flavour, out, True, tools=tools)
                 argv = kbuild.command(context, arch, tree, out, ["vmlinux"], tools=tools)
-                say(kbuild.pasteable(argv, kbuild.environment(context, tree, out)))
+                say(kbuild.pasteable(argv, kbuild.environment(context, tree, out) | kbuild.without_lines()))
     return ExitCode.OK
 
 

@@ -27,6 +27,7 @@ from harness.report import Stopwatch
 COMPILE_SECONDS = 300.0
 FLAGS = ("-static", "-O2", "-g", "-w", "-pthread", "-D_GNU_SOURCE=")
 LIBRARIES = ("-lrt", "-lm")
+LINE_BUFFERED = Path(__file__).with_name("line-buffered.c")
 RECIPE = 1
 
 
@@ -86,6 +87,7 @@ def command(
         *("-o", str(out)),
         program.source or f"{program.name}.c",
         *directory.sources,
+        str(LINE_BUFFERED),
         *LIBRARIES,
     ]
 
@@ -147,6 +149,7 @@ def _name(commit: str, tools: kbuild.Toolchain, directory: UpstreamDirectory, pr
         *command(tools, Path("headers"), directory, program, Path("out")),
         tools.version,
         *directory.needs,
+        LINE_BUFFERED.read_text(),
     ]
     key = hashlib.sha256("\0".join(made_from).encode()).hexdigest()[:12]
     return f"{full_name(directory, program)}-{key}"

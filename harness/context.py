@@ -98,6 +98,10 @@ class Context:
         """All special guests."""
         return [self.guest(name) for name in data.names(self.qemu / "guests")]
 
+    def upstream(self) -> data.Upstream:
+        """The pinned kernel's own selftests (configs/upstream-selftests.yaml)."""
+        return data.load(self.configs / "upstream-selftests.yaml", data.Upstream)
+
     @property
     def jobs(self) -> int:
         """Parallel jobs of a build."""

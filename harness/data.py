@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import types
 import typing
 from pathlib import Path
@@ -85,6 +86,10 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         return from_mapping(value, hint, where=where)
     if hint is Any:
         return value
+    if isinstance(hint, type) and issubclass(hint, enum.StrEnum):
+        if value not in [str(member) for member in hint]:
+            raise UsageError(f"{where}: {value!r} is none of {', '.join(hint)}")
+        return hint(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is Path and isinstance(value, str):
@@ -201,6 +206,63 @@ class Guest:
     def on(self, arch: Arch) -> Arch:
         """The architecture with the machine that this guest has for it."""
         return dataclasses.replace(arch, machine=self.machines.get(arch.name, arch.machine))
+
+
+class Reports(enum.StrEnum):
+    """How a test program says what became of it."""
+
+    KTAP = "ktap"  # a plan, and a result for each test of it
+    RESULTS = "results"  # results in the same form without a plan: what never ran cannot be known
+    KSELFTEST = "kselftest"  # the exit status alone, of which 4 is a skip
+    STATUS = "status"  # the exit status alone, 0 or not
+
+
+@dataclasses.dataclass(frozen=True)
+class UpstreamProgram:
+    """A selftest of the pinned kernel: ``source`` is NAME.c unless it says otherwise, ``timeout`` is in seconds.
+
+    ``skip`` says why it is not run, ``skip_on`` why not on an architecture.
+    """
+
+    name: str
+    source: str = ""
+    flags: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+    reports: Reports = Reports.KTAP
+    timeout: float = 45.0
+    skip: str = ""
+    skip_on: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class UpstreamDirectory:
+    """Selftests that share a directory of tools/testing/selftests, and a boot.
+
+    ``sources`` are linked to each program, ``flags`` go to the compiler, which runs in that directory, ``needs`` are
+    what it includes from elsewhere in the tree. ``cmdline`` and ``machines`` are as in a guest,
+    ``provoked`` says of a kind of splat why it does not count.
+    """
+
+    path: str
+    programs: tuple[UpstreamProgram, ...]
+    sources: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    cmdline: str = ""
+    machines: dict[str, str] = dataclasses.field(default_factory=dict)
+    provoked: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Its path as one word."""
+        return self.path.replace("/", "-")
+
+
+@dataclasses.dataclass(frozen=True)
+class Upstream:
+    """The selftests of the pinned kernel that are run before and after the series."""
+
+    directories: tuple[UpstreamDirectory, ...]
 
 
 @dataclasses.dataclass(frozen=True)

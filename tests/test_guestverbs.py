@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from harness import cli
+from harness.build.upstream import UpstreamBuild
 from harness.errors import ApplyError, BuildError
 from harness.guest import init
 
@@ -157,6 +158,63 @@ def test_each_ending_has_its_code_and_its_words(harness, log: str, qemu: str, co
         assert f"console log: {newest(harness) / 'x86_64/console.log'}" in err
         assert not out.startswith("x86_64: pass")
     assert json.loads((newest(harness) / "metadata.json").read_text())["exit_code"] == code
+
+
+@pytest.fixture
+def upstream(harness, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """The command line, with the pinned kernel's selftests of ptrace built; the log has them all."""
+
+    def build(context: Any, arch: Any, directory: Any, programs: Any) -> UpstreamBuild:
+        files = {program.name: ROOT / "qemu/init.c.j2" for program in programs if not program.skip}
+        return UpstreamBuild(directory, files, "c0ffee", 0.5)
+
+    monkeypatch.setattr("harness.build.upstream.build", build)
+    return harness
+
+
+def test_upstream_selftests_and_what_the_series_lost(upstream, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    before = tmp_path / "before.json"
+    command = ("test", "-a", "x86_64", "--upstream", "ptrace")
+    code, out, err = upstream(*command, "--unpatched", "--json", str(before), log="upstream")
+    assert code == 1
+    assert "ptrace.vmaccess: FAIL" in err
+    rows = {line.split()[1]: line for line in out.splitlines() if line.startswith("x86_64-ptrace  ")}
+    assert "pass" in rows["ptrace.peeksiginfo"]
+    run = newest(upstream)
+    assert (run / "x86_64-ptrace/console.log").is_file()
+    assert json.loads((run / "metadata.json").read_text())["tests"] == "upstream"
+    # It failed without the series, so the series is not to blame.
+    code, out, _ = upstream(*command, "--against", str(before), log="upstream")
+    assert code == 0
+    assert "8 passed in both, 2 in neither, 0 only now, 0 only before" in out
+    assert json.loads((newest(upstream) / "results.json").read_text())["regressions"] == []
+    broken = tmp_path / "upstream-broken.log"
+    text = (LOGS / "upstream.log").read_text()
+    broken.write_text(text.replace("end ptrace.peeksiginfo status=0", "end ptrace.peeksiginfo status=1"))
+    code, out, _ = upstream(*command, "--against", str(run), log=str(broken.with_suffix("")))
+    assert code == 1
+    assert "ptrace.peeksiginfo" in out.split("passed before")[1]
+    assert out.splitlines()[-1].endswith("0 only now, 1 only before")
+    # What makes the whole run worthless is no comparison's business.
+    code, _, err = upstream(*command, "--against", str(before), log="upstream", qemu="signal=9")
+    assert code == 8
+
+
+def test_upstream_selftests_that_are_left_out_are_listed(upstream) -> None:  # type: ignore[no-untyped-def]
+    _, out, _ = upstream("test", "-a", "arm64", "--upstream", "timers.leapcrash", log="unpatched-arm64")
+    assert "has no end but its deadline" in out
+
+
+def test_upstream_takes_no_other_guest(upstream) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = upstream("test", "--upstream", "-g", "power")
+    assert code == 2
+    assert "guests of its own" in err
+    code, _, err = upstream("test", "--upstream", "nothing", "-a", "x86_64")
+    assert code == 2
+    assert "'nothing'" in err
+    code, _, err = upstream("test", "--against", "/nowhere/results.json")
+    assert code == 2
+    assert "cannot read /nowhere/results.json" in err
 
 
 def test_programs_that_never_ran_are_named(harness) -> None:  # type: ignore[no-untyped-def]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.context import Context
+from harness.data import Reports
 from harness.errors import EnvironmentFailure, UsageError
 from harness.guest import init
 from harness.guest.init import Archive, Program, c_string, render
@@ -37,7 +38,9 @@ def test_c_strings_hold_anything(tmp_path: Path) -> None:
 
 
 def test_rendering_names_every_program() -> None:
-    text = render(TEMPLATE, [Program("abi", timeout=1.5), Program("c", path="/x", arguments=(NASTY,), ktap=False)])
+    text = render(
+        TEMPLATE, [Program("abi", timeout=1.5), Program("c", path="/x", arguments=(NASTY,), reports=Reports.STATUS)]
+    )
     assert '{ "abi", "ktap", 1500, argv_0 }' in text
     assert '{ "c", "status", 45000, argv_1 }' in text
     assert '"/tests/abi"' in text

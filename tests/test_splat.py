@@ -160,6 +160,25 @@ def test_suites_that_provoke_reports_are_excused_and_still_listed() -> None:
     assert second.excused == ""
 
 
+RACE = "[    1.0] {bar}\n[    1.0] BUG: KCSAN: data-race in {one} / {two}\n[    1.0]  {two}+0x1/0x2\n[    1.0] {bar}\n"
+
+
+def test_races_without_a_function_of_the_series_are_listed_and_do_not_count() -> None:
+    bar = "=" * 66
+    (theirs,) = find(log.read(RACE.format(bar=bar, one="try_to_wake_up", two="__schedule")), RULES)
+    assert theirs.kind == "kcsan"
+    assert "without a function of the series" in theirs.excused
+    (ours,) = find(log.read(RACE.format(bar=bar, one="__schedule", two="sched_agent_wake")), RULES)
+    assert ours.excused == ""
+
+
+def test_kinds_that_a_run_provokes_are_excused() -> None:
+    text = "[    1.0] a.out invoked oom-killer: gfp_mask=0\n[    1.0] WARNING: CPU: 0 PID: 1 at a.c:1 f\n"
+    oom, warning = find(log.read(text), RULES.excusing({"oom": "on purpose"}))
+    assert (oom.kind, oom.excused) == ("oom", "on purpose")
+    assert (warning.kind, warning.excused) == ("warning", "")
+
+
 def test_long_reports_are_bounded_and_say_so() -> None:
     text = "".join(f"[    1.0] {line}\n" for line in ["Kernel panic - not syncing: x", *["more"] * 500])
     (report,) = find(log.read(text), RULES)
@@ -173,7 +192,7 @@ def test_long_reports_are_bounded_and_say_so() -> None:
     [
         ("rules: [{kind: x, start: '('}]", "is no regular expression"),
         ("rules: [{kind: x}]", "the field 'start' is missing"),
-        ("rules: [{kind: x, start: y}]\nexclusions: [{why: because}]", "needs `start` or `suite`"),
+        ("rules: [{kind: x, start: y}]\nexclusions: [{why: because}]", "needs `start`, `suite` or `lacks`"),
         ("rules: {", r":\d+:\d+: "),
     ],
 )

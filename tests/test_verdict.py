@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.data import Reports
 from harness.errors import ExitCode
 from harness.guest import log
 from harness.guest.ktap import Status
@@ -240,7 +241,9 @@ def test_expected_suites_that_are_missing_never_ran() -> None:
     assert judged.exit_code == ExitCode.TESTS_FAILED
 
 
-def program(status: int, *output: str, extra: str = "", lines: int | None = None) -> Verdict:
+def program(
+    status: int, *output: str, extra: str = "", lines: int | None = None, reports: Reports = Reports.KTAP
+) -> Verdict:
     body = "".join(f"[ 1.0] harness|p|{line}\n" for line in output)
     count = len(output) if lines is None else lines
     text = (
@@ -248,7 +251,39 @@ def program(status: int, *output: str, extra: str = "", lines: int | None = None
         f"[ 1.0] harness!n!end p status={status} signal=0 timeout=0 error=0 stuck=0 ms=10 lines={count} {extra}\n"
         "[ 1.0] harness!n!done ran=1\n"
     )
-    return judge(text, OFF, RULES, nonce="n", expected=[Expected("p")])
+    return judge(text, OFF, RULES, nonce="n", expected=[Expected("p", reports)])
+
+
+@pytest.mark.parametrize(
+    ("reports", "status", "output", "verdict_is"),
+    [
+        (Reports.RESULTS, 0, ["ok 1 a"], Status.PASSED),
+        (Reports.RESULTS, 0, ["ok 1 a", "not ok 2 b"], Status.FAILED),
+        (Reports.RESULTS, 1, ["ok 1 a"], Status.FAILED),
+        (Reports.RESULTS, 0, [], Status.FAILED),
+        (Reports.RESULTS, 4, ["1..0 # SKIP why"], Status.SKIPPED),
+        (Reports.KSELFTEST, 0, [], Status.PASSED),
+        (Reports.KSELFTEST, 0, ["not ok 1 a"], Status.PASSED),
+        (Reports.KSELFTEST, 1, [], Status.FAILED),
+        (Reports.KSELFTEST, 4, ["why"], Status.SKIPPED),
+        (Reports.STATUS, 0, ["why"], Status.PASSED),
+        (Reports.STATUS, 4, ["why"], Status.FAILED),
+    ],
+)
+def test_each_way_to_report(reports: Reports, status: int, output: list[str], verdict_is: Status) -> None:
+    judged = program(status, *output, reports=reports)
+    assert judged.tests[0].status == verdict_is
+    if verdict_is == Status.SKIPPED:
+        assert judged.tests[0].reason == "why"
+
+
+def test_the_plan_of_the_guest_says_how_a_program_reports() -> None:
+    text = (
+        "[ 0.0] Linux version 6\n[ 1.0] harness!n!start \n[ 1.0] harness!n!plan a:kselftest b:results c:new\n"
+        "[ 1.0] harness!n!begin a timeout=1\n[ 1.0] harness!n!end a status=4 lines=0\n[ 1.0] harness!n!done ran=1\n"
+    )
+    judged = judge(text, OFF, RULES, nonce="n")
+    assert statuses(judged) == ["skipped", "never ran", "never ran"]
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def build_for(
         if ready := found():
             return ready
         context.report.step(f"building the {collection} selftests for {arch.name}")
-        _headers(context, arch, tools, commit, base, keys["headers"])
+        headers(context, arch, tools, commit, base)
         _programs(context, arch, tools, commit, base, collection, keys["programs"], log)
     done = found()
     if done is None:
@@ -114,14 +114,35 @@ def _header_paths(arch: Arch) -> list[str]:
     return ["Makefile", "scripts", "include", f"arch/{srcarch(arch)}"]
 
 
-def _test_paths(collection: str) -> list[str]:
+def test_paths(collection: str) -> list[str]:
     """What the selftests are built from, headers of the kernel aside; the glob takes the shared files only."""
     return [f":(glob){SELFTESTS}/*", f"{SELFTESTS}/{collection}", "tools/include"]
 
 
 def _keys(context: Context, arch: Arch, tools: kbuild.Toolchain, commit: str, collection: str) -> dict[str, str]:
     """Hashes of what headers and programs are made from: object ids of the files, and the compiler."""
-    headers = _ids(
+    tests = _ids(context, commit, [f"{SELFTESTS}/{collection}", f"{SELFTESTS}/", "tools/include"])
+    if not re.search(rf"\t{SELFTESTS}/{re.escape(collection)}$", tests, re.MULTILINE):
+        raise EnvironmentFailure(
+            f"the series has no selftests {SELFTESTS}/{collection}",
+            hint="see what it has with `harness apply`; `harness build --kernel-only` leaves selftests out",
+        )
+    # Of the directory that holds all collections only the shared files count.
+    shared = [
+        line for line in tests.splitlines() if " blob " in line or f"/{collection}" in line or "\ttools/i" in line
+    ]
+    common = _common(arch, tools)
+    headers_key = _headers_key(context, arch, tools, commit)
+    text = "\n".join([common, headers_key, *shared])
+    return {"headers": headers_key, "programs": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def _common(arch: Arch, tools: kbuild.Toolchain) -> str:
+    return "\0".join([str(RECIPE), arch.name, tools.prefix, tools.version])
+
+
+def _headers_key(context: Context, arch: Arch, tools: kbuild.Toolchain, commit: str) -> str:
+    made_from = _ids(
         context,
         commit,
         [
@@ -133,20 +154,7 @@ def _keys(context: Context, arch: Arch, tools: kbuild.Toolchain, commit: str, co
             f"arch/{srcarch(arch)}/tools",
         ],
     )
-    tests = _ids(context, commit, [f"{SELFTESTS}/{collection}", f"{SELFTESTS}/", "tools/include"])
-    if not re.search(rf"\t{SELFTESTS}/{re.escape(collection)}$", tests, re.MULTILINE):
-        raise EnvironmentFailure(
-            f"the series has no selftests {SELFTESTS}/{collection}",
-            hint="see what it has with `harness apply`; `harness build --kernel-only` leaves selftests out",
-        )
-    # Of the directory that holds all collections only the shared files count.
-    shared = [
-        line for line in tests.splitlines() if " blob " in line or f"/{collection}" in line or "\ttools/i" in line
-    ]
-    common = "\0".join([str(RECIPE), arch.name, tools.prefix, tools.version])
-    headers_key = hashlib.sha256(f"{common}\0{headers}".encode()).hexdigest()
-    text = "\n".join([common, headers_key, *shared])
-    return {"headers": headers_key, "programs": hashlib.sha256(text.encode()).hexdigest()}
+    return hashlib.sha256(f"{_common(arch, tools)}\0{made_from}".encode()).hexdigest()
 
 
 def _ids(context: Context, commit: str, paths: Sequence[str]) -> str:
@@ -154,7 +162,7 @@ def _ids(context: Context, commit: str, paths: Sequence[str]) -> str:
     return git(context.kernel_repo, "ls-tree", commit, *paths, timeout=GIT_SECONDS).output
 
 
-def _extract(context: Context, commit: str, paths: Sequence[str], directory: Path) -> None:
+def extract(context: Context, commit: str, paths: Sequence[str], directory: Path) -> None:
     """The files of ``commit`` below ``paths``, in a fresh ``directory``."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
@@ -167,9 +175,10 @@ def _extract(context: Context, commit: str, paths: Sequence[str], directory: Pat
         archive.unlink(missing_ok=True)
 
 
-def _headers(context: Context, arch: Arch, tools: kbuild.Toolchain, commit: str, base: Path, key: str) -> None:
-    """The uapi headers of the patched kernel in ``base``/headers/usr/include."""
+def headers(context: Context, arch: Arch, tools: kbuild.Toolchain, commit: str, base: Path) -> None:
+    """The uapi headers of ``commit`` in ``base``/headers/usr/include, made again only when they changed."""
     out = base / "headers"
+    key = _headers_key(context, arch, tools, commit)
     stamp = out / STAMP
     if _read(stamp).get("key") == key:
         return
@@ -177,7 +186,7 @@ def _headers(context: Context, arch: Arch, tools: kbuild.Toolchain, commit: str,
     with fs.disk_errors(base):
         stamp.unlink(missing_ok=True)
         try:
-            _extract(context, commit, _header_paths(arch), source)
+            extract(context, commit, _header_paths(arch), source)
             shutil.rmtree(out, ignore_errors=True)
             kbuild.make(
                 context,
@@ -241,7 +250,7 @@ def _programs(
     fresh = base / f"{collection}.new"
     what = f"{arch.name}: {collection} selftests"
     with fs.disk_errors(base):
-        _extract(context, commit, _test_paths(collection), source)
+        extract(context, commit, test_paths(collection), source)
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
         try:
@@ -260,7 +269,7 @@ def _programs(
                         raise BuildError(f"{what}: make succeeded and left no {name}", hint=f"the full log is {log}")
                     shutil.copy2(origin / name, fresh / name)  # a script
                 else:
-                    _check_static(fresh / name, arch, what)
+                    check_static(fresh / name, arch, what)
             timeout = timeout_of((origin / "settings").read_text() if (origin / "settings").is_file() else "")
             config = (origin / "config").read_text().splitlines() if (origin / "config").is_file() else []
             stamp = {
@@ -289,7 +298,8 @@ def timeout_of(settings: str) -> float:
     return float(match[1]) if match and int(match[1]) else DEFAULT_TIMEOUT
 
 
-def _check_static(program: Path, arch: Arch, what: str) -> None:
+def check_static(program: Path, arch: Arch, what: str) -> None:
+    """Raise BuildError unless ``program`` is a static program for ``arch``."""
     done = proc.run(["readelf", "-hlW", str(program)], timeout=30, env={"LC_ALL": "C"})
     machine = re.search(r"^\s*Machine:\s*(.*?)\s*$", done.output, re.MULTILINE)
     if not machine or machine[1] != arch.elf_machine:

@@ -15,7 +15,7 @@ import jinja2
 
 from harness import proc
 from harness.context import Context
-from harness.data import Arch
+from harness.data import Arch, Reports
 from harness.errors import EnvironmentFailure, UsageError
 from harness.fs import atomic_write, disk_errors
 
@@ -30,8 +30,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 class Program:
     """A program to run in the guest.
 
-    ``file`` is the host's file that becomes ``/tests/<name>``; ``path`` is used as it is when there is no file. With
-    ``ktap`` it must report KTAP, else its exit status is its verdict. ``timeout`` is its deadline in seconds.
+    ``file`` is the host's file that becomes ``/tests/<name>``; ``path`` is used as it is when there is no file.
+    ``reports`` is what its verdict is read from, ``timeout`` its deadline in seconds.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Program:
     path: str = ""
     arguments: tuple[str, ...] = ()
     timeout: float = 45.0
-    ktap: bool = True
+    reports: Reports = Reports.KTAP
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
@@ -49,8 +49,8 @@ class Program:
 
     @property
     def kind(self) -> str:
-        """``ktap`` or ``status``, as the plan marker names it."""
-        return "ktap" if self.ktap else "status"
+        """What the plan marker says of it."""
+        return str(self.reports)
 
     @property
     def timeout_ms(self) -> int:

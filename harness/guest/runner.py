@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import secrets
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.context import Context
@@ -38,14 +38,18 @@ class Boot:
     verdict: verdict.Verdict
 
 
-def deadlines(context: Context, factor: float = 1.0) -> console.Deadlines:
-    """The deadlines of the settings, for a kernel that is ``factor`` times slower than the usual."""
+def deadlines(context: Context, factor: float = 1.0, least: float = 0.0) -> console.Deadlines:
+    """The deadlines of the settings, for a kernel that is ``factor`` times slower than the usual.
+
+    ``least`` is what the programs may take together, in seconds of such a kernel.
+    """
     settings = context.settings
-    return console.Deadlines(
+    limits = console.Deadlines(
         boot=settings.seconds("boot_timeout"),
         silence=settings.seconds("silence_timeout"),
         total=settings.seconds("boot_timeout") + settings.seconds("test_timeout"),
     ).scaled(factor)
+    return replace(limits, total=max(limits.total, limits.boot + least))
 
 
 def new_nonce() -> str:
@@ -77,17 +81,20 @@ def boot(
     factor: float = 1.0,
     root: Path | None = None,
     cmdline: Sequence[str] = (),
+    least: float = 0.0,
+    provoked: Mapping[str, str] | None = None,
 ) -> Boot:
     """Boot ``image`` with an init that runs ``programs`` in order, and judge its console.
 
     Leaves the initramfs, console.log and reproduce.sh in ``directory``. ``factor`` stretches every deadline; ``root``
-    is a user land to put below the programs. Raises EnvironmentFailure when QEMU is missing or does not start; whatever
+    is a user land to put below the programs; ``least`` is for :func:`deadlines`; ``provoked`` names kinds of splats
+    that do not count, each with the reason. Raises EnvironmentFailure when QEMU is missing or does not start; whatever
     the guest does is in the verdict.
     """
     machine = context.machine(arch.machine)
     if not image.is_file():
         raise UsageError(f"there is no kernel image {image}", hint="harness build")
-    checked = rules(context)
+    checked = rules(context).excusing(provoked or {})
     qemu = machines.find_qemu(machine, arch)
     accel = accels.choose(context, arch, machine, qemu, image)
     nonce = new_nonce()
@@ -97,7 +104,7 @@ def boot(
     write_reproducer(directory / REPRODUCE, argv)
     log = directory / CONSOLE_LOG
     context.report.step(f"{arch.name}: booting with {accel.name}, {_count(programs)}")
-    limits = deadlines(context, factor)
+    limits = deadlines(context, factor, least)
     result = console.run(
         argv,
         log,
@@ -108,7 +115,7 @@ def boot(
     text = load(log)
     require_start(result, argv, text)
     judged = verdict.judge(
-        text, result.ending, checked, nonce=nonce, expected=[verdict.Expected(p.name, p.ktap) for p in programs]
+        text, result.ending, checked, nonce=nonce, expected=[verdict.Expected(p.name, p.reports) for p in programs]
     )
     return Boot(arch, "qemu", accel, tuple(argv), log, result.seconds, result.boot_seconds, judged)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from harness.guest.accel import qemu_version
 from harness.guest.init import Program
 from harness.guest.ktap import Status
 from harness.report import Stopwatch
-from harness.results import junit, model, table
+from harness.results import compare, junit, model, table
 from harness.results.model import ArchResult, Problem
 from harness.results.run import RunDirectory
 
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 BACKENDS = ("qemu", "vng")
 
 
-def describe(context: Context, run: RunDirectory, *, flavour: Flavour, patched: bool, backend: str) -> None:
+def describe(
+    context: Context, run: RunDirectory, *, flavour: Flavour, patched: bool, backend: str, tests: str = "series"
+) -> None:
     """Record what is about to be tested, before anything can go wrong."""
     from harness.source.series import Series
 
@@ -39,6 +41,7 @@ def describe(context: Context, run: RunDirectory, *, flavour: Flavour, patched: 
             "flavour": flavour.name,
             "patched": patched,
             "backend": backend,
+            "tests": tests,
             "pin": context.pin().version,
             "series": Series.load(context.patches).fingerprint if patched else None,
         }
@@ -147,28 +150,33 @@ def _test_guest(
     built, tests = build.kernel, build.tests
     label = label_of(arch, guest)
     shutil.copyfile(built.config, run.part(label) / "config")
-    run.update(
-        {
-            "architectures": {
-                label: {
-                    "kernel": {
-                        "name": built.name,
-                        "commit": built.commit,
-                        "image": str(built.image),
-                        "build_seconds": round(built.seconds, 1),
-                        "cached": built.cached,
-                    },
-                    "selftests": {"programs": list(tests.programs), "commit": tests.commit},
-                }
-            }
-        }
-    )
+    describe_kernel(run, label, built, {"programs": list(tests.programs), "commit": tests.commit})
     programs = [
         Program(name, tests.directory / name, timeout=tests.timeouts.get(name, 45.0) * flavour.timeout_factor)
         for name in names
     ]
     return boot_image(
         context, arch, built.image, programs, run, backend=backend, factor=flavour.timeout_factor, guest=guest
+    )
+
+
+def describe_kernel(run: RunDirectory, label: str, kernel: KernelBuild, selftests: Mapping[str, object]) -> None:
+    """Record what a boot is going to run."""
+    run.update(
+        {
+            "architectures": {
+                label: {
+                    "kernel": {
+                        "name": kernel.name,
+                        "commit": kernel.commit,
+                        "image": str(kernel.image),
+                        "build_seconds": round(kernel.seconds, 1),
+                        "cached": kernel.cached,
+                    },
+                    "selftests": selftests,
+                }
+            }
+        }
     )
 
 
@@ -191,8 +199,13 @@ def boot_image(
     factor: float = 1.0,
     root: Path | None = None,
     guest: Guest | None = None,
+    least: float = 0.0,
+    provoked: Mapping[str, str] | None = None,
 ) -> ArchResult:
-    """Boot ``image`` with ``programs`` by one of the backends and keep the record in the run directory."""
+    """Boot ``image`` with ``programs`` by one of the backends and keep the record in the run directory.
+
+    ``least`` and ``provoked`` are those of :func:`harness.guest.runner.boot`.
+    """
     label = label_of(arch, guest)
     directory = run.part(label)
     words = guest.cmdline.split() if guest else []
@@ -200,7 +213,18 @@ def boot_image(
     if backend == "vng":
         boot = vng.test(context, arch, image, programs, directory, factor=factor)
     else:
-        boot = runner.boot(context, arch, image, programs, directory, factor=factor, root=root, cmdline=words)
+        boot = runner.boot(
+            context,
+            arch,
+            image,
+            programs,
+            directory,
+            factor=factor,
+            root=root,
+            cmdline=words,
+            least=least,
+            provoked=provoked,
+        )
     for name, lines in boot.verdict.outputs.items():
         atomic_write(directory / "ktap" / f"{name}.ktap", "\n".join([*lines, ""]))
     run.update(
@@ -239,17 +263,26 @@ def finish(
     json_to: str | None = None,
     junit_to: Path | None = None,
     require_pass: bool = False,
+    against: compare.Outcomes | None = None,
 ) -> ExitCode:
     """Write results.json and junit.xml, print the table and what went wrong; returns the exit code.
 
-    ``json_to`` is None, ``-`` (the JSON goes to stdout in place of the table) or a file.
+    ``json_to`` is None, ``-`` (the JSON goes to stdout in place of the table) or a file. With ``against`` (what an
+    earlier run gave) tests fail the run only if they passed there.
     """
     code = model.worst([result.exit_code for result in results])
+    lost: list[compare.Change] = []
+    if against is not None:
+        lost = compare.regressions(against, compare.outcomes(model.as_json(results)))
+        codes = [result.exit_code for result in results if result.exit_code != ExitCode.TESTS_FAILED]
+        code = model.worst([*codes, *([ExitCode.TESTS_FAILED] if lost else [])])
     if require_pass and code == ExitCode.OK and not all(map(passed_something, results)):
         context.report.error("nothing passed on at least one architecture, as --require-pass forbids")
         code = ExitCode.TESTS_FAILED
     value = model.as_json(results, run=str(run.path))
     value["exit_code"] = int(code)
+    if against is not None:
+        value["regressions"] = [change.as_json() for change in lost]
     write_json(run.path / "results.json", value)
     text = junit.render(results)
     atomic_write(run.path / "junit.xml", text)
@@ -257,6 +290,8 @@ def finish(
         atomic_write(junit_to, text)
     run.update({"exit_code": int(code)})
     show(context, results, json_to=json_to, value=value)
+    if against is not None and json_to != "-":
+        context.report.result(compare.render(against, compare.outcomes(value), lost))
     context.report.step(f"results: {run.path}")
     return code
 
@@ -308,8 +343,14 @@ def dry_run(
     for guest in guests:
         if backend == "vng":
             argv = vng.argv(context, arch, built.image, script="SCRIPT", root=vng.root_path(context, arch))
+            context.report.result(proc.quoted(argv))
         else:
-            initrd = context.runs / "RUN" / label_of(arch, guest) / runner.INITRAMFS
-            on, words = (guest.on(arch), guest.cmdline.split()) if guest else (arch, [])
-            argv = runner.plan_argv(context, on, built.image, initrd, accel="tcg", nonce="NONCE", extra=words)
-        context.report.result(proc.quoted(argv))
+            plan_boot(context, arch, built.image, guest)
+
+
+def plan_boot(context: Context, arch: Arch, image: Path, guest: Guest | None) -> None:
+    """Print the command line that boots a guest with QEMU."""
+    initrd = context.runs / "RUN" / label_of(arch, guest) / runner.INITRAMFS
+    on, words = (guest.on(arch), guest.cmdline.split()) if guest else (arch, [])
+    argv = runner.plan_argv(context, on, image, initrd, accel="tcg", nonce="NONCE", extra=words)
+    context.report.result(proc.quoted(argv))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.context import Context
-from harness.data import Arch
+from harness.data import Arch, Reports
 from harness.errors import GuestCrash, StageTimeout, UsageError
 from harness.fs import atomic_write
 from harness.guest import accel as accels
@@ -91,7 +91,9 @@ def _command(
     keep: Path | None,
 ) -> int:
     seconds = context.settings.seconds("test_timeout") * factor
-    program = Program("command", path="/usr/bin/env", arguments=("--", *command), timeout=seconds, ktap=False)
+    program = Program(
+        "command", path="/usr/bin/env", arguments=("--", *command), timeout=seconds, reports=Reports.STATUS
+    )
     with tempfile.TemporaryDirectory(prefix="harness-shell-") as name:
         boot = runner.boot(context, arch, image, [program], keep or Path(name), factor=factor, root=root)
     judged = boot.verdict

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness import data
@@ -25,11 +25,13 @@ class Rule:
 
 @dataclass(frozen=True)
 class Exclusion:
-    """What looks like a splat and is none: by its first message, or by the KUnit suite that provokes it."""
+    """What looks like a splat and is none: by its first message, by the KUnit suite that provokes it, or because what
+    would make it one is in none of its messages (``lacks``, a regular expression)."""
 
     why: str
     start: str = ""
     suite: str = ""
+    lacks: str = ""
     kinds: tuple[str, ...] = ()
 
 
@@ -45,16 +47,23 @@ class Rules:
         """Read and check the file. Raises UsageError naming the rule whose expression does not compile."""
         rules = data.load(path, Rules)
         texts = [text for rule in rules.rules for text in (rule.start, rule.end)]
-        texts += [text for exclusion in rules.exclusions for text in (exclusion.start, exclusion.suite)]
+        texts += [
+            text for exclusion in rules.exclusions for text in (exclusion.start, exclusion.suite, exclusion.lacks)
+        ]
         for text in texts:
             try:
                 re.compile(text)
             except re.error as exc:
                 raise UsageError(f"{path}: {text!r} is no regular expression: {exc}", hint="mend that line") from None
         for exclusion in rules.exclusions:
-            if not exclusion.start and not exclusion.suite:
-                raise UsageError(f"{path}: {exclusion.why!r}: an exclusion needs `start` or `suite`")
+            if not (exclusion.start or exclusion.suite or exclusion.lacks):
+                raise UsageError(f"{path}: {exclusion.why!r}: an exclusion needs `start`, `suite` or `lacks`")
         return rules
+
+    def excusing(self, provoked: Mapping[str, str]) -> Rules:
+        """These rules with kinds of splats that do not count, each with the reason."""
+        more = (Exclusion(why, start=".", kinds=(kind,)) for kind, why in provoked.items())
+        return replace(self, exclusions=(*self.exclusions, *more))
 
 
 @dataclass(frozen=True)
@@ -100,7 +109,7 @@ def find(lines: Sequence[Line], rules: Rules) -> list[Splat]:
         begin = index - 1 if index and _CUT.match(kernel[index - 1].message) else index
         stop = _last(kernel, index, end, rule, starts)
         body = tuple(entry.message for entry in kernel[begin : stop + 1])
-        excused = _excuse(rules, rule.kind, line.message, suite)
+        excused = _excuse(rules, rule.kind, line.message, suite, body)
         found.append(Splat(rule.kind, line.message.strip(), line.number, body, excused))
         index = stop + 1
     return found
@@ -137,11 +146,13 @@ def _last(
     return limit - 1
 
 
-def _excuse(rules: Rules, kind: str, message: str, suite: str) -> str:
+def _excuse(rules: Rules, kind: str, message: str, suite: str, body: Sequence[str]) -> str:
     for exclusion in rules.exclusions:
         if exclusion.start and not re.match(exclusion.start, message):
             continue
         if exclusion.suite and not (suite and re.fullmatch(exclusion.suite, suite)):
+            continue
+        if exclusion.lacks and any(re.search(exclusion.lacks, text) for text in body):
             continue
         if exclusion.kinds and kind not in exclusion.kinds:
             continue

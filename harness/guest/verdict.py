@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from os import strerror
 
+from harness.data import Reports
 from harness.errors import ExitCode
 from harness.guest import ktap, log, splat
 from harness.guest.ktap import Status, Test
@@ -43,10 +44,10 @@ class Ending:
 
 @dataclass(frozen=True)
 class Expected:
-    """A program that was to run; ``ktap``: it must report KTAP, else its exit status is all."""
+    """A program that was to run, and what its verdict is read from."""
 
     name: str
-    ktap: bool = True
+    reports: Reports = Reports.KTAP
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,9 @@ def judge(
 
 def _plan(markers: Sequence[Line]) -> list[Expected]:
     words = dict.fromkeys(word for line in markers if line.marker == "plan" for word in line.words)
-    return [Expected(name, kind != "status") for name, _, kind in (word.partition(":") for word in words)]
+    known = {str(kind): kind for kind in Reports}
+    parts = (word.partition(":") for word in words)
+    return [Expected(name, known.get(kind, Reports.KTAP)) for name, _, kind in parts]
 
 
 def _failure(
@@ -246,8 +249,8 @@ def _program(
         why = f"{failure.kind} before it" if failure else "the guest never started it"
         return Test(program.name, Status.NEVER_RAN, reason=why)
     output = log.output(list(lines), program.name)
-    if program.ktap:
-        tree = ktap.parse(output, program.name)
+    if program.reports in (Reports.KTAP, Reports.RESULTS):
+        tree = ktap.parse(output, program.name, plan_required=program.reports == Reports.KTAP)
     else:
         tree = Test(program.name, Status.PASSED, log=tuple(output[-ktap.MOST_DIAGNOSTICS :]))
     if end is None:
@@ -283,9 +286,11 @@ def _by_status(tree: Test, program: Expected, end: Line) -> Test:
         return replace(tree, status=Status.CRASHED, reason=f"killed by {_signal(killed)}")
     status = _number(end, "status")
     tree = replace(tree, exit_status=status)
-    if not program.ktap:
+    if program.reports in (Reports.STATUS, Reports.KSELFTEST):
         if status == 0:
             return tree
+        if status == KSFT_SKIP and program.reports == Reports.KSELFTEST:
+            return replace(tree, status=Status.SKIPPED, reason=tree.log[-1] if tree.log else "no reason given")
         return replace(tree, status=Status.FAILED, reason=f"exit status {status}")
     if status == KSFT_SKIP and not tree.children and tree.problems in ((), ("no KTAP output",)):
         # The convention of tests that are scripts: the status is all they say.

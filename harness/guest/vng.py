@@ -248,7 +248,7 @@ def test(
         result.ending,
         rules,
         nonce=guest.nonce,
-        expected=[verdict.Expected(program.name, program.ktap) for program in programs],
+        expected=[verdict.Expected(program.name, program.reports) for program in programs],
     )
     return runner.Boot(arch, "vng", guest.accel, tuple(guest.argv), log, result.seconds, result.boot_seconds, judged)
 

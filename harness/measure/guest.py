@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.context import Context
-from harness.data import Arch, Machine
+from harness.data import Arch, Machine, Reports
 from harness.errors import ExitCode
 from harness.guest import console, init, runner, verdict
 from harness.guest import machine as machines
@@ -74,7 +74,7 @@ def boot(
     EnvironmentFailure when QEMU does not start.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    program = Program(PROGRAM, guest.program, arguments=tuple(arguments), timeout=guest.timeout, ktap=False)
+    program = Program(PROGRAM, guest.program, arguments=tuple(arguments), timeout=guest.timeout, reports=Reports.STATUS)
     initrd = init.make_initramfs(context, guest.arch, [program], directory / runner.INITRAMFS)
     nonce = f"seed{seed}"
     serial = directory / SERIAL
@@ -90,7 +90,7 @@ def boot(
         serial.unlink()
     text = load(log)
     runner.require_start(result, words, text)
-    expected = [verdict.Expected(PROGRAM, False)]
+    expected = [verdict.Expected(PROGRAM, Reports.STATUS)]
     judged = verdict.judge(text, result.ending, runner.rules(context), nonce=nonce, expected=expected)
     failure = judged.failure.message if judged.failure else ""
     if not failure and judged.exit_code:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness import options
 from harness.context import Context
-from harness.data import Arch, Flavour
+from harness.data import Arch, Flavour, Reports
 from harness.errors import HarnessError, UsageError
 from harness.guest import runner, session
 from harness.guest.init import NAME as PROGRAM_NAME
@@ -58,7 +58,7 @@ def program(command: list[str], timeout: float) -> Program:
     if magic != b"\x7fELF":
         raise UsageError(f"{path} is no ELF program", hint="name a static program of the guest's architecture")
     name = path.name if PROGRAM_NAME.fullmatch(path.name) else "program"
-    return Program(name, path, arguments=tuple(command[1:]), timeout=timeout, ktap=False)
+    return Program(name, path, arguments=tuple(command[1:]), timeout=timeout, reports=Reports.STATUS)
 
 
 def run(context: Context, args: argparse.Namespace) -> int:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from harness import options
 from harness.context import Context
-from harness.guest import session
+from harness.errors import UsageError
+from harness.guest import session, upstream
+from harness.results import compare
 from harness.results.run import RunDirectory
 
 NAME = "test"
@@ -18,6 +20,11 @@ that need a machine or a command line of their own run in a guest of qemu/guests
 KUnit suites that the kernel runs at boot are reported beside them. A program passes when it reported every test of its
 plan, ended with a matching status, and the kernel neither warned nor crashed; a test that never reported is told as
 such, and a guest that ends without its end marker never passes.
+
+With --upstream it runs the pinned kernel's own selftests instead (configs/upstream-selftests.yaml), each of their
+directories in a boot of its own; they are built from the tree without the series. With --against RESULTS, the
+results.json or the run directory of an earlier run, a test fails this one only if it passed there:
+`harness test --upstream --unpatched --json before.json`, then `harness test --upstream --against before.json`.
 
 PROGRAM names some of them (abi, window, ...). The run directory holds the console log, the KTAP output, the .config,
 reproduce.sh, results.json and junit.xml. Exit code: 0 passed or skipped, 1 tests failed, 7 the kernel crashed or
@@ -55,7 +62,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", dest="test_timeout", type=float, metavar="SECONDS", help="deadline of all tests of one boot"
     )
-    parser.add_argument("programs", nargs="*", metavar="PROGRAM", help="test programs (default: all)")
+    parser.add_argument("--upstream", action="store_true", help="the pinned kernel's own selftests")
+    parser.add_argument(
+        "--against", type=Path, metavar="RESULTS", help="fail only for what passed in this earlier run, and list it"
+    )
+    parser.add_argument(
+        "programs", nargs="*", metavar="PROGRAM", help="test programs, with --upstream also directories (default: all)"
+    )
 
 
 def run(context: Context, args: argparse.Namespace) -> int:
@@ -64,16 +77,33 @@ def run(context: Context, args: argparse.Namespace) -> int:
     flavour = options.flavour(context, args)
     guests = options.guests(context, args)
     patched = not args.unpatched
+    if args.upstream and (args.guest or args.backend != "qemu"):
+        raise UsageError("--upstream has guests of its own", hint="leave --guest and --backend out")
+    if args.upstream:
+        upstream.check(context, args.programs)
     if context.dry_run:
         for arch in archs:
-            session.dry_run(context, arch, flavour, patched=patched, backend=args.backend, guests=guests)
+            if args.upstream:
+                upstream.dry_run(context, arch, flavour, patched=patched, only=args.programs)
+            else:
+                session.dry_run(context, arch, flavour, patched=patched, backend=args.backend, guests=guests)
         return 0
+    against = compare.read(args.against) if args.against else None
     with RunDirectory.create(context, NAME) as directory:
-        session.describe(context, directory, flavour=flavour, patched=patched, backend=args.backend)
-        results = [
-            result
-            for arch in archs
-            for result in session.test_arch(
+        session.describe(
+            context,
+            directory,
+            flavour=flavour,
+            patched=patched,
+            backend=args.backend,
+            tests="upstream" if args.upstream else "series",
+        )
+        results = []
+        for arch in archs:
+            if args.upstream:
+                results += upstream.test_arch(context, arch, flavour, directory, patched=patched, only=args.programs)
+                continue
+            results += session.test_arch(
                 context,
                 arch,
                 flavour,
@@ -83,7 +113,6 @@ def run(context: Context, args: argparse.Namespace) -> int:
                 only=args.programs,
                 guests=guests,
             )
-        ]
         return session.finish(
             context,
             directory,
@@ -91,4 +120,5 @@ def run(context: Context, args: argparse.Namespace) -> int:
             json_to=args.json,
             junit_to=args.junit,
             require_pass=args.require_pass,
+            against=against,
         )

@@ -80,7 +80,7 @@ def build_for(
     keys = _keys(context, arch, tools, commit, collection)
 
     def found() -> SelftestBuild | None:
-        stamp = _read(install / STAMP)
+        stamp = read_stamp(install / STAMP)
         programs = tuple(stamp.get("programs", ()))
         if stamp.get("key") != keys["programs"] or not programs or not all((install / p).is_file() for p in programs):
             return None
@@ -154,7 +154,7 @@ def _ids(context: Context, commit: str, paths: Sequence[str]) -> str:
     return git(context.kernel_repo, "ls-tree", commit, *paths, timeout=GIT_SECONDS).output
 
 
-def _extract(context: Context, commit: str, paths: Sequence[str], directory: Path) -> None:
+def extract(context: Context, commit: str, paths: Sequence[str], directory: Path) -> None:
     """The files of ``commit`` below ``paths``, in a fresh ``directory``."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
@@ -171,13 +171,13 @@ def _headers(context: Context, arch: Arch, tools: kbuild.Toolchain, commit: str,
     """The uapi headers of the patched kernel in ``base``/headers/usr/include."""
     out = base / "headers"
     stamp = out / STAMP
-    if _read(stamp).get("key") == key:
+    if read_stamp(stamp).get("key") == key:
         return
     source = base / "headers-source"
     with fs.disk_errors(base):
         stamp.unlink(missing_ok=True)
         try:
-            _extract(context, commit, _header_paths(arch), source)
+            extract(context, commit, _header_paths(arch), source)
             shutil.rmtree(out, ignore_errors=True)
             kbuild.make(
                 context,
@@ -241,7 +241,7 @@ def _programs(
     fresh = base / f"{collection}.new"
     what = f"{arch.name}: {collection} selftests"
     with fs.disk_errors(base):
-        _extract(context, commit, _test_paths(collection), source)
+        extract(context, commit, _test_paths(collection), source)
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
         try:
@@ -260,7 +260,7 @@ def _programs(
                         raise BuildError(f"{what}: make succeeded and left no {name}", hint=f"the full log is {log}")
                     shutil.copy2(origin / name, fresh / name)  # a script
                 else:
-                    _check_static(fresh / name, arch, what)
+                    check_static(fresh / name, arch, what)
             timeout = timeout_of((origin / "settings").read_text() if (origin / "settings").is_file() else "")
             config = (origin / "config").read_text().splitlines() if (origin / "config").is_file() else []
             stamp = {
@@ -289,7 +289,7 @@ def timeout_of(settings: str) -> float:
     return float(match[1]) if match and int(match[1]) else DEFAULT_TIMEOUT
 
 
-def _check_static(program: Path, arch: Arch, what: str) -> None:
+def check_static(program: Path, arch: Arch, what: str) -> None:
     done = proc.run(["readelf", "-hlW", str(program)], timeout=30, env={"LC_ALL": "C"})
     machine = re.search(r"^\s*Machine:\s*(.*?)\s*$", done.output, re.MULTILINE)
     if not machine or machine[1] != arch.elf_machine:
@@ -302,7 +302,7 @@ def _check_static(program: Path, arch: Arch, what: str) -> None:
         )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_stamp(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError):

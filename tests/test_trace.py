@@ -143,6 +143,7 @@ def test_lost_events_are_told() -> None:
 
 def test_the_chain_of_an_io_uring_that_posts_late() -> None:
     script = Script().wakeup(100, chain=CHAIN).oncpu(110, chain=CHAIN)
+    script.say(113, "io_uring_complete", "prog-44", ring="00ff")
     script.say(115, "agent_cqe", "prog-44", agent_id=3, step_id=1, chain=hex(CHAIN))
     script.say(118, "agent_wait", "prog-44", pid=44, agent_id=3, step_id=1, chain=hex(CHAIN), gate="io_uring")
     script.lines[-1] += " blocked_ns=60000"
@@ -154,6 +155,7 @@ def test_the_chain_of_an_io_uring_that_posts_late() -> None:
         "wakeup_minus_device": 20_000,
         "oncpu_minus_wakeup": 10_000,
         "cqe_visible_minus_oncpu": 5_000,
+        "cqe_posted_minus_oncpu": 3_000,
         "next_issue_minus_oncpu": 15_000,
         "block_minus_oncpu": 30_000,
     }
@@ -307,15 +309,20 @@ def test_perfetto_has_what_belongs_to_no_wakeup() -> None:
     assert said == [("woken by task", 5), ("window opens", 7), ("window is over", 8)]
 
 
-def test_slices_of_a_task_do_not_overlap(recorded: Recording, joined: Joined) -> None:
-    tracks: dict[tuple[int, int], list[tuple[float, float]]] = {}
-    for event in perfetto.render(recorded, joined)["traceEvents"]:
-        if event["ph"] == "X" and event["pid"] != perfetto.MACHINE:
-            tracks.setdefault((event["pid"], event["tid"]), []).append((event["ts"], event["ts"] + event["dur"]))
-    for slices in tracks.values():
-        slices.sort()
-        for (_, end), (start, _) in itertools.pairwise(slices):
-            assert end <= start + 2, "more than the trace's own grain"
+def test_slices_of_a_track_are_nested_or_apart() -> None:
+    script = Script().wakeup(5000, chain=CHAIN, delay_us=4000).oncpu(5010, chain=CHAIN).block(5100)
+    script.wakeup(6000, 45, chain=CHAIN + 1, delay_us=3000).oncpu(6010, 45, chain=CHAIN + 1).block(6050, 45)
+    recordings = [events.read(script.lines), *(events.read(guest.lines_of(log)) for log in (LOG, LOST))]
+    for recording in recordings:
+        tracks: dict[tuple[int, int], list[tuple[float, float]]] = {}
+        for event in perfetto.render(recording, join.join(recording.events))["traceEvents"]:
+            if event["ph"] == "X":
+                assert event["dur"] > 0
+                span = (event["ts"], event["ts"] + event["dur"])
+                tracks.setdefault((event["pid"], event["tid"]), []).append(span)
+        for slices in tracks.values():
+            for (_, first_end), (start, end) in itertools.combinations(sorted(slices, key=lambda s: (s[0], -s[1])), 2):
+                assert first_end <= start or end <= first_end
 
 
 # The verb
@@ -415,6 +422,10 @@ def boot_with(lines: list[str], status: int) -> str:
             126,
             2,
             "cannot be run",
+        ),
+        (
+            ["# agent-run: missing agent_latency:agent_wakeup", "# agent-run: trace", "# agent-run: end"],
+            *(0, 3, "the kernel has no completion chain"),
         ),
         (["oh dear"], 9, 1, "exit status 9"),
         ([], 0, 1, "there is no wakeup"),

@@ -38,7 +38,18 @@ def _link(link: Link) -> dict[str, Any]:
         "events": {
             **{
                 name: _event(getattr(link, name))
-                for name in ("wakeup", "placement", "oncpu", "ready", "device", "cqe", "wait", "issue", "blocked")
+                for name in (
+                    "wakeup",
+                    "placement",
+                    "oncpu",
+                    "ready",
+                    "device",
+                    "cqe",
+                    "posted",
+                    "wait",
+                    "issue",
+                    "blocked",
+                )
                 if getattr(link, name) is not None
             },
             "boosts": [_event(boost) for boost in link.boosts],

@@ -172,6 +172,11 @@ class Cqe(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CqePosted(Event):
+    """The task on top of which it happens fills a completion queue entry, which can be seen only after that."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DeviceComplete(Event):
     """The block layer learns that a request is done."""
 
@@ -197,7 +202,7 @@ class UringWork(OfTask):
     user_data: int = 0
 
 
-# Events of the series, and those of the kernel that say when something is submitted.
+# Events of the series, and those of io_uring that say when something is submitted or done.
 EVENTS: Mapping[str, type[Event]] = {
     "agent_window_arm": WindowArm,
     "agent_window_expire": WindowExpire,
@@ -216,6 +221,7 @@ EVENTS: Mapping[str, type[Event]] = {
     "agent_blk_issue": Issue,
     "agent_blk_complete": DeviceComplete,
     "io_uring_submit_req": Issue,
+    "io_uring_complete": CqePosted,
 }
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from harness.trace.events import (
     Boost,
     Cqe,
+    CqePosted,
     DeviceComplete,
     Event,
     Hold,
@@ -45,6 +46,7 @@ class Link:
     ready: SockReady | None = None
     device: DeviceComplete | None = None
     cqe: Cqe | None = None
+    posted: CqePosted | None = None
     issue: Issue | None = None
     work: list[UringWork] = field(default_factory=list)
     blocked: WindowArm | None = None
@@ -144,6 +146,10 @@ class _Joiner:
                 self.device[event.chain] = event
             case Cqe():
                 self._cqe(event)
+            case CqePosted():
+                link = self._latest(event.task, running=True)
+                if link and link.posted is None and link.blocked is None:
+                    link.posted = event
             case Issue():
                 link = self._latest(event.task, running=True)
                 if link and link.issue is None and link.blocked is None:

@@ -37,6 +37,10 @@ def _cqe_oncpu(link: Link) -> int | None:
     return link.cqe.at_ns - link.oncpu_ns if link.cqe and link.oncpu_ns is not None else None
 
 
+def _posted_oncpu(link: Link) -> int | None:
+    return link.posted.time_ns - link.oncpu_ns if link.posted and link.oncpu_ns is not None else None
+
+
 def _issue_oncpu(link: Link) -> int | None:
     return link.issue.time_ns - link.oncpu_ns if link.issue and link.oncpu_ns is not None else None
 
@@ -52,6 +56,7 @@ GAPS: Mapping[str, tuple[str, str, Callable[[Link], int | None]]] = {
     "wakeup_minus_device": ("dev>wake", "device completes to wakeup", _wakeup_device),
     "oncpu_minus_wakeup": ("wake>cpu", "wakeup to on-CPU", _oncpu_wakeup),
     "cqe_visible_minus_oncpu": ("cpu>cqe", "on-CPU to CQE visible", _cqe_oncpu),
+    "cqe_posted_minus_oncpu": ("cpu>post", "on-CPU to the CQE being filled, before it is visible", _posted_oncpu),
     "next_issue_minus_oncpu": ("cpu>issue", "on-CPU to the next submission", _issue_oncpu),
     "block_minus_oncpu": ("cpu>block", "on-CPU to the next block", _block_oncpu),
 }

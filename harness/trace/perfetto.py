@@ -1,6 +1,7 @@
 """The chain as a file for ui.perfetto.dev or chrome://tracing: the JSON object format with traceEvents. Pure.
 
-One process is the machine: a track a CPU with what completed and who got the CPU, and a counter of what it is held to.
+One process is the machine: for each CPU a track with who got it, one with what completed there, and a counter of what
+it is held to.
 Each agent is a process: a track a task with its waits and runs, and one with its steps. Arrows lead from a completion
 to the wakeup and to the CPU.
 """
@@ -20,6 +21,8 @@ MACHINE = 1
 AGENTS = 1000
 # A track of steps beside that of its task; process ids are below it.
 STEPS_OF = 1 << 22
+# The same of completions beside their CPU.
+COMPLETIONS_OF = 1 << 20
 # What is over at once needs a length to be seen, and to hold an arrow.
 INSTANT_NS = 1000
 
@@ -73,8 +76,9 @@ def _link(link: Link, number: int, until_ns: int | None) -> Iterable[Json]:
     if wakeup.chain:
         at_ns = wakeup.device_ns
         end_ns = max(woken_ns, at_ns + INSTANT_NS)
-        yield _slice(MACHINE, wakeup.comp_cpu, _source(link), at_ns, end_ns, "completion", chain=chain, wakes=task)
-        points.append((MACHINE, wakeup.comp_cpu, at_ns))
+        track = COMPLETIONS_OF + wakeup.comp_cpu
+        yield _slice(MACHINE, track, _source(link), at_ns, end_ns, "completion", chain=chain, wakes=task)
+        points.append((MACHINE, track, at_ns))
     if oncpu_ns is None or ran is None:
         yield _instant(agent, task, f"woken by {_source(link)}", woken_ns, "wakeup", chain=chain)
         return
@@ -99,6 +103,8 @@ def _link(link: Link, number: int, until_ns: int | None) -> Iterable[Json]:
         yield _instant(agent, task, f"io_uring works: opcode {work.opcode}", work.time_ns, "issue", step=work.step_id)
     if link.cqe:
         yield _instant(agent, task, "CQE visible", link.cqe.at_ns, "cqe", step=link.cqe.step_id)
+    if link.posted:
+        yield _instant(agent, task, "CQE posted", link.posted.time_ns, "cqe")
     if link.issue:
         yield _instant(agent, task, f"issue: {link.issue.name}", link.issue.time_ns, "issue")
 
@@ -135,22 +141,38 @@ def _windows(joined: Joined) -> Iterable[Json]:
 
 
 def _names(joined: Joined) -> Iterable[Json]:
-    cpus = {hold.cpu for hold in joined.holds}
-    for link in joined.links:
-        if link.wakeup.chain:
-            cpus.add(link.wakeup.comp_cpu)
-        if link.oncpu:
-            cpus.add(link.oncpu.cpu)
+    links = joined.links
     yield _name("process_name", MACHINE, 0, name="CPUs")
     yield _name("process_sort_index", MACHINE, 0, sort_index=1)
-    for cpu in sorted(cpus):
+    for cpu in sorted({link.oncpu.cpu for link in links if link.oncpu}):
         yield _name("thread_name", MACHINE, cpu, name=f"CPU {cpu}")
+        yield _name("thread_sort_index", MACHINE, cpu, sort_index=2 * cpu)
+    for cpu in sorted({link.wakeup.comp_cpu for link in links if link.wakeup.chain}):
+        yield _name("thread_name", MACHINE, COMPLETIONS_OF + cpu, name=f"completions on CPU {cpu}")
+        yield _name("thread_sort_index", MACHINE, COMPLETIONS_OF + cpu, sort_index=2 * cpu + 1)
     for agent in sorted({step.agent_id for step in joined.steps}):
         yield _name("process_name", AGENTS + agent, 0, name=f"agent {agent}" if agent else "unmarked tasks")
     for agent, pid in sorted({(step.agent_id, step.pid) for step in joined.steps}):
         name = f"{joined.comms.get(pid, 'task')} {pid}"
         yield _name("thread_name", AGENTS + agent, pid, name=name)
         yield _name("thread_name", AGENTS + agent, STEPS_OF + pid, name=f"steps of {name}")
+
+
+def _nest(events: Sequence[Json]) -> None:
+    """Slices of a track must be nested or apart: where one would end inside a later one, it ends where that begins."""
+    tracks: dict[tuple[int, int], list[Json]] = {}
+    for event in events:
+        if event["ph"] == "X":
+            tracks.setdefault((event["pid"], event["tid"]), []).append(event)
+    for slices in tracks.values():
+        around: list[Json] = []
+        for one in sorted(slices, key=lambda event: (event["ts"], -event["dur"])):
+            while around and around[-1]["ts"] + around[-1]["dur"] <= one["ts"]:
+                around.pop()
+            while around and around[-1]["ts"] + around[-1]["dur"] < one["ts"] + one["dur"]:
+                cut = around.pop()
+                cut["dur"] = one["ts"] - cut["ts"]
+            around.append(one)
 
 
 def render(recording: Recording, joined: Joined, **more: Any) -> Json:
@@ -166,6 +188,7 @@ def render(recording: Recording, joined: Joined, **more: Any) -> Json:
         events += _link(link, number, next_ns)
     events += _steps(joined)
     events += _windows(joined)
+    _nest(events)
     for hold in joined.holds:
         held = {"idle_ns": hold.idle_ns, "util": hold.util}
         events.append(

@@ -11,7 +11,7 @@ from typing import Any
 from harness import options
 from harness.context import Context
 from harness.data import Arch, Flavour
-from harness.errors import ExitCode, HarnessError, TestsFailedError, UsageError
+from harness.errors import EnvironmentFailure, ExitCode, HarnessError, TestsFailedError, UsageError
 from harness.fs import write_json
 from harness.guest import runner
 from harness.proc import quoted
@@ -49,8 +49,10 @@ events; 7 or 8 when the guest crashed or was lost. Lost events are told, and are
 """
 JSON_FILE = "trace.json"
 PERFETTO_FILE = "chain.json"
-# Of the kernel, not of the series: when something is submitted to a ring.
-SUBMISSIONS = ("io_uring:io_uring_submit_req",)
+# Without it there is nothing to join.
+CHAIN_EVENT = "agent_latency:agent_wakeup"
+# Of the kernel, not of the series: when something is submitted to a ring, when it is answered.
+OF_RINGS = ("io_uring:io_uring_submit_req", "io_uring:io_uring_complete")
 
 
 @dataclass
@@ -129,7 +131,7 @@ def _words(args: argparse.Namespace) -> tuple[str, ...]:
     words = [word for name, value in number.items() for word in (name, str(value))]
     words += ["--unmarked"] if args.unmarked else []
     words += ["--all"] if args.all_agents else []
-    words += [word for event in (*SUBMISSIONS, *args.event) for word in ("--event", event)]
+    words += [word for event in (*OF_RINGS, *args.event) for word in ("--event", event)]
     if not args.command:
         return guest.arguments(words, guest.DEMO, [str(args.steps)])
     return guest.arguments([*words, "--steps", str(args.steps)], _name(args.command), args.command[1:])
@@ -195,11 +197,14 @@ def _read(one: Traced, lines: tuple[str, ...]) -> None:
     one.joined = join.join(one.recording.events)
     if one.joined.steps or one.error:
         return
-    why = TestsFailedError(
+    why: HarnessError = TestsFailedError(
         "there is no wakeup of an agent in the trace",
-        hint="the command never blocked, made agents of its own (--all-agents), or the kernel lacks"
-        " CONFIG_AGENT_LATENCY_CHAIN",
+        hint="the command never blocked, or it made agents of its own: --all-agents",
     )
+    if CHAIN_EVENT in one.recording.missing:
+        why = EnvironmentFailure(
+            "the kernel has no completion chain", hint="build it with CONFIG_AGENT_LATENCY_CHAIN: harness build"
+        )
     one.code, one.error = why.exit_code, (why.message, "", why.hint)
 
 

@@ -444,6 +444,8 @@ def test_a_guest_without_a_trace(  # type: ignore[no-untyped-def]
 def test_usage(harness, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     for argv in (
         ("--steps", "0"),
+        ("--window", "900"),
+        ("--target", "10"),
         ("-a", "arm64"),
         ("--", str(tmp_path / "nothing")),
         ("--from", str(tmp_path / "nothing")),

@@ -33,6 +33,7 @@ class Outcome:
 
     lines: tuple[str, ...]
     failure: str
+    detail: str
     hint: str
     code: ExitCode
     log: Path
@@ -74,29 +75,28 @@ def boot(
     judged = booted.verdict
     lines = judged.outputs.get(RUNNER, ())
     atomic_write(directory / TRACE, "\n".join([*lines, ""]))
-    failure, hint = (judged.failure.message, f"see {booted.log}") if judged.failure else ("", "")
-    code = judged.exit_code
-    if not failure and code != ExitCode.OK:
-        failure, hint, code = _explain(judged.tests[0], lines, code)
-    return Outcome(lines, failure, hint, code, booted.log, booted.accel.name, booted.seconds)
+    failure, detail, hint, code = "", "", "", judged.exit_code
+    if judged.failure:
+        failure, hint = judged.failure.message, f"see {booted.log}"
+    elif code != ExitCode.OK:
+        failure, detail, hint, code = _explain(judged.tests[0], lines, code)
+    return Outcome(lines, failure, detail, hint, code, booted.log, booted.accel.name, booted.seconds)
 
 
-def _explain(test: Test, lines: Sequence[str], code: ExitCode) -> tuple[str, str, ExitCode]:
-    """Why agent-run has failed: itself, or its command."""
+def _explain(test: Test, lines: Sequence[str], code: ExitCode) -> tuple[str, str, str, ExitCode]:
+    """Why agent-run has failed, itself or its command: a message, its detail, what to do, the exit code."""
     said = [line.removeprefix(f"{RUNNER}: ") for line in lines if line.startswith(f"{RUNNER}: ")]
     if test.exit_status == OWN_FAILURE and said:
-        hint = "boot a kernel with the series: harness build" if "without" in said[-1] or "no trace" in said[-1] else ""
-        return said[-1], hint, ExitCode.ENVIRONMENT
+        lacking = "without" in said[-1] or "no trace" in said[-1]
+        hint = "boot a kernel with the series: harness build" if lacking else ""
+        return said[-1], "", hint, ExitCode.ENVIRONMENT
     if test.exit_status in NOT_RUN and said:
-        return (
-            f"the command cannot be run: {said[-1]}",
-            "it must be static, of the guest's architecture",
-            ExitCode.USAGE,
-        )
-    if test.exit_status is not None and test.exit_status not in (OWN_FAILURE, *NOT_RUN):
-        last = next((line for line in reversed(lines) if not line.startswith("#")), "")
-        return f"the command ended with exit status {test.exit_status}", last, code
-    return f"the command: {test.reason}", "", code
+        hint = "it must be a static program of the guest's architecture"
+        return f"the command cannot be run: {said[-1]}", "", hint, ExitCode.USAGE
+    if test.exit_status:
+        last = next((line for line in reversed(lines) if line and not line.startswith("#")), "")
+        return f"the command ended with exit status {test.exit_status}", last, "", code
+    return f"the command: {test.reason}", "", "", code
 
 
 def lines_of(path: Path) -> tuple[str, ...]:

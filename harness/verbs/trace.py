@@ -100,6 +100,8 @@ def run(context: Context, args: argparse.Namespace) -> int:
             raise UsageError(f"{what} is of one architecture", hint=f"harness trace --arch {archs[0].name} {what} ...")
     if args.steps < 1:
         raise UsageError("--steps must be at least 1")
+    if not args.unmarked and not 50 <= args.target <= args.window <= 100_000:
+        raise UsageError("--target must be at least 50, and --window from there to 100000")
     if args.command:
         boot.program(args.command, 1.0)  # raises for what cannot run in a guest
     if context.dry_run:
@@ -182,7 +184,7 @@ def _trace(context: Context, args: argparse.Namespace, arch: Arch, flavour: Flav
         one.accel = outcome.accel
         directory.update({"architectures": {arch.name: {"image": str(image), "accelerator": outcome.accel}}})
         if outcome.failure:
-            one.code, one.error = outcome.code, (outcome.failure, "", outcome.hint)
+            one.code, one.error = outcome.code, (outcome.failure, outcome.detail, outcome.hint)
         _read(one, outcome.lines)
         write_json(part / JSON_FILE, _as_json(one))
         write_json(part / PERFETTO_FILE, perfetto.render(one.recording, one.joined, arch=arch.name))

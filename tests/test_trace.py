@@ -181,6 +181,20 @@ def test_block_and_socket_completions_join_by_chain() -> None:
     assert link.ready is not None and link.ready.chain == CHAIN
 
 
+def test_a_task_that_is_woken_before_it_has_gone_stays() -> None:
+    link = Script().wakeup(100).say(130, "io_uring_complete", "prog-44", ring="00ff").block(150).link()
+    assert link.stayed and link.oncpu is None
+    found = metrics.gaps(link)
+    assert (found["oncpu_minus_wakeup"], found["cqe_posted_minus_oncpu"], found["block_minus_oncpu"]) == (
+        *(None, 30_000, 50_000),
+    )
+    # The waker was quicker with its event than the task with its own.
+    link = Script().wakeup(100).block(101).oncpu(110).block(150).link()
+    assert not link.stayed and link.oncpu is not None
+    assert link.blocked is not None and link.blocked.time_ns == 150_000
+    assert not Script().wakeup(100).link().stayed
+
+
 def test_steps_are_told_apart_by_agent_step_and_task() -> None:
     script = Script()
     for us, pid, step in ((100, 44, 1), (200, 45, 1), (300, 44, 2), (400, 44, 1)):
@@ -306,7 +320,7 @@ def test_perfetto_has_what_belongs_to_no_wakeup() -> None:
     shown = perfetto.render(recording, join.join(recording.events))["traceEvents"]
     assert [event["args"] for event in shown if event["ph"] == "C"] == [{"idle_ns": 5000, "util": 300}]
     said = [(event["name"], event["ts"]) for event in shown if event["ph"] == "i"]
-    assert said == [("woken by task", 5), ("window opens", 7), ("window is over", 8)]
+    assert said == [("woken by task, had not left its CPU", 5), ("window opens", 7), ("window is over", 8)]
 
 
 def test_slices_of_a_track_are_nested_or_apart() -> None:

@@ -31,6 +31,7 @@ def _link(link: Link) -> dict[str, Any]:
     return {
         "chain": f"{link.wakeup.chain:#x}" if link.wakeup.chain else None,
         "source": link.wakeup.src,
+        "stayed": link.stayed,
         "device_ns": link.device_ns,
         "wakeup_ns": link.wakeup.at_ns,
         "oncpu_ns": link.oncpu_ns,

@@ -36,10 +36,14 @@ SLACK_NS = 1000
 
 @dataclass
 class Link:
-    """A wakeup and what belongs to it; None is what did not happen or has not been recorded."""
+    """A wakeup and what belongs to it; None is what did not happen or has not been recorded.
+
+    ``stayed``: the wakeup found the task on its CPU, about to block, and it went on there without a switch.
+    """
 
     wakeup: Wakeup
     oncpu: OnCpu | None = None
+    stayed: bool = False
     placement: Placement | None = None
     boosts: list[Boost] = field(default_factory=list)
     wait: Wait | None = None
@@ -65,8 +69,10 @@ class Link:
 
     @property
     def oncpu_ns(self) -> int | None:
-        """When the task ran again."""
-        return self.wakeup.at_ns + self.oncpu.runnable_to_oncpu_ns if self.oncpu else None
+        """When the task ran again; None if it is not known to have done so."""
+        if self.oncpu:
+            return self.wakeup.at_ns + self.oncpu.runnable_to_oncpu_ns
+        return self.wakeup.at_ns if self.stayed else None
 
     @property
     def end_ns(self) -> int:
@@ -127,11 +133,7 @@ class _Joiner:
             case Wakeup():
                 self._wakeup(event)
             case OnCpu():
-                link = self._latest(event.pid, running=False)
-                if link and link.wakeup.chain == event.chain:
-                    link.oncpu = event
-                else:
-                    self.orphans += 1
+                self._oncpu(event)
             case Placement():
                 if link := self._latest(event.pid, running=False):
                     link.placement = event
@@ -163,9 +165,26 @@ class _Joiner:
                 self.holds.append(event)
 
     def _latest(self, pid: int, *, running: bool) -> Link | None:
-        """The last link of a task, if it has got a CPU or not yet, as asked for."""
+        """The last link of a task, if it has got a CPU or not yet, as asked for. Only a task that runs is asked about
+        with ``running``: one that has not been switched to since it was woken has never left its CPU."""
         link = self.latest.get(pid)
-        return link if link and (link.oncpu is not None) == running else None
+        if link is None or running == (link.oncpu is not None or link.stayed):
+            return link
+        if not running:
+            return None
+        link.stayed = True
+        return link
+
+    def _oncpu(self, event: OnCpu) -> None:
+        link = self.latest.get(event.pid)
+        if link is None or link.oncpu is not None or link.wakeup.chain != event.chain:
+            self.orphans += 1
+            return
+        if link.stayed:
+            # It was woken while it was switched out: what was seen of it since is from before.
+            link.stayed, link.wait, link.cqe, link.posted, link.issue, link.blocked = False, *[None] * 5
+            link.work.clear()
+        link.oncpu = event
 
     def _wakeup(self, event: Wakeup) -> None:
         link = Link(event)

@@ -89,10 +89,14 @@ def spread(values: Sequence[int]) -> Spread | None:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Of a task in a step. ``remote_irq`` is the share of the completions with a known CPU that another one handled
-    than that on which the task ran then; None if there was none."""
+    """Of a task in a step.
+
+    ``remote_irq`` is the share of the completions with a known CPU that another one handled than that on which the task
+    ran then; None if there was none. ``stayed`` wakeups found the task on its CPU: it had no latency.
+    """
 
     wakeups: int
+    stayed: int
     sources: Mapping[str, int]
     gaps: Mapping[str, Spread | None]
     migrations: int
@@ -111,6 +115,7 @@ def of_links(links: Sequence[Link]) -> Metrics:
     attributed = [one for one in ran if one.chain]
     return Metrics(
         wakeups=len(links),
+        stayed=sum(link.stayed for link in links),
         sources=dict(Counter(link.wakeup.src for link in links).most_common()),
         gaps={name: spread([value for one in each if (value := one[name]) is not None]) for name in GAPS},
         migrations=sum(one.cpu != one.prev_cpu for one in ran),

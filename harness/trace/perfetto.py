@@ -80,7 +80,8 @@ def _link(link: Link, number: int, until_ns: int | None) -> Iterable[Json]:
         yield _slice(MACHINE, track, _source(link), at_ns, end_ns, "completion", chain=chain, wakes=task)
         points.append((MACHINE, track, at_ns))
     if oncpu_ns is None or ran is None:
-        yield _instant(agent, task, f"woken by {_source(link)}", woken_ns, "wakeup", chain=chain)
+        what = f"woken by {_source(link)}{', had not left its CPU' if link.stayed else ''}"
+        yield _instant(agent, task, what, woken_ns, "wakeup", chain=chain)
         return
     ready_ns = max(oncpu_ns, woken_ns + INSTANT_NS)
     found: Json = {name: value for name, value in metrics.gaps(link).items() if value is not None}

@@ -41,6 +41,10 @@ def _counts(counts: Mapping[str, int]) -> str:
     return " ".join(f"{name}:{count}" for name, count in counts.items())
 
 
+def _wakeups(said: Metrics) -> str:
+    return f"{said.wakeups}, {said.stayed} stayed" if said.stayed else str(said.wakeups)
+
+
 def _of_step(said: Metrics) -> tuple[str, ...]:
     return (
         *(_spread(said.gaps[name]) for name in GAPS),
@@ -55,10 +59,10 @@ def steps(joined: Joined) -> str:
     for step in joined.steps:
         said = metrics.of_step(step)
         who = (str(step.agent_id or "-"), str(step.step_id or "-"), str(step.pid), step.comm)
-        rows.append((*who, str(said.wakeups), _counts(said.sources), *_of_step(said)))
+        rows.append((*who, _wakeups(said), _counts(said.sources), *_of_step(said)))
     if len(rows) > 1:
         said = metrics.of_links(joined.links)
-        rows.append(("all", "", "", "", str(said.wakeups), _counts(said.sources), *_of_step(said)))
+        rows.append(("all", "", "", "", _wakeups(said), _counts(said.sources), *_of_step(said)))
     return table(rows, header=STEP_HEADER)
 
 
@@ -78,7 +82,7 @@ def _link(link: Link, start_ns: int) -> tuple[str, ...]:
         str(wakeup.comp_cpu if wakeup.chain else wakeup.waker_cpu),
         us(found["wakeup_minus_device"]),
         us(found["oncpu_minus_wakeup"]),
-        str(ran.cpu) if ran else NONE,
+        str(ran.cpu) if ran else "stayed" if link.stayed else NONE,
         str(ran.prev_cpu) if ran else NONE,
         str(ran.home_cpu) if ran and ran.home_cpu >= 0 else "-",
         placed.reason if placed else "-",

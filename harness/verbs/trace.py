@@ -37,8 +37,8 @@ in, when it submitted or blocked again. Prints a line for each task in each step
 The program may set further step ids itself, with prctl(PR_SET_AGENT_STEP_ID). In the tables gaps are medians with the
 largest value, in us: `dev>wake` from the completion to the wakeup, `wake>cpu` from there to the CPU, and so on; a gap
 whose events the kernel does not have or the program does not cause is n/a. Gaps with the CQE are negative where a ring
-posts it after the wakeup. `remote irq` is the share of completions that another CPU handled than the one that the task
-ran on then, of those that are known.
+posts it after the wakeup. `stayed` is a wakeup that found the task on its CPU, about to block. `remote irq` is the
+share of completions that another CPU handled than the one that the task ran on then, of those that are known.
 
 The run directory has for each architecture trace.txt (the trace as the guest printed it), trace.json (every link with
 all its events) and chain.json, which ui.perfetto.dev and chrome://tracing open. Times of an emulated guest show the

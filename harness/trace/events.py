@@ -262,9 +262,9 @@ def split(lines: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
     begin = max((i for i, line in enumerate(lines) if line == _TRACE), default=None)
     if begin is None:
         own = [line for line in lines if line.startswith(PREFIX)]
-        rest = [line for line in lines if not line.startswith(PREFIX)]
-        trace = [line for line in rest if _EVENT.match(line) or _LOST.match(line)]
-        return [line for line in rest if line not in set(trace) and not line.startswith("#")], own, trace
+        trace = [line for line in lines if _EVENT.match(line) or _LOST.match(line)]
+        known = {*own, *trace}
+        return [line for line in lines if line not in known and not line.startswith("#")], own, trace
     first = begin
     while first and lines[first - 1].startswith(PREFIX):
         first -= 1

@@ -101,6 +101,30 @@ def test_provoked_ends(arch: str, image: Path, runs: Path, tmp_path: Path, key: 
     assert "about to" in (runs / arch / "ktap/trigger.ktap").read_text()
 
 
+def test_a_trace_has_whole_chains(arch: str, image: Path, runs: Path) -> None:
+    assert cli.main(["trace", "-a", arch, "--image", str(image), "--steps", "3"]) == 0
+    value = json.loads((runs / arch / "trace.json").read_text())
+    assert value["complete"] and value["orphans"] == 0 and value["malformed"] == 0
+    steps = {step["step_id"] for step in value["steps"]}
+    assert steps == {1, 2, 3}
+    links = [link for step in value["steps"] for link in step["links"]]
+    assert {"task", "timer", "sock"} <= {link["source"] for link in links}
+    for link in links:
+        assert link["wakeup_ns"] >= (link["device_ns"] or 0)
+        assert link["oncpu_ns"] is None or link["oncpu_ns"] >= link["wakeup_ns"]
+    assert sum(link["oncpu_ns"] is None for link in links) <= 2, "at most the last wakeup of each task"
+    assert json.loads((runs / arch / "chain.json").read_text())["traceEvents"]
+
+
+def test_a_trace_of_a_guest_that_panics(
+    arch: str, image: Path, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = compiled(arch, TRIGGER, tmp_path / "trigger")
+    assert cli.main(["trace", "-a", arch, "--image", str(image), "--", str(program), "c"]) == 7
+    assert "panic" in capsys.readouterr().err
+    assert (runs / arch / "trace.txt").is_file()
+
+
 def test_a_file_that_is_no_kernel(arch: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad").write_bytes(b"no kernel" * 1000)
     os.environ["HARNESS_BOOT_TIMEOUT"] = "5"

@@ -80,7 +80,7 @@ def build_for(
     keys = _keys(context, arch, tools, commit, collection)
 
     def found() -> SelftestBuild | None:
-        stamp = _read(install / STAMP)
+        stamp = read_stamp(install / STAMP)
         programs = tuple(stamp.get("programs", ()))
         if stamp.get("key") != keys["programs"] or not programs or not all((install / p).is_file() for p in programs):
             return None
@@ -180,7 +180,7 @@ def headers(context: Context, arch: Arch, tools: kbuild.Toolchain, commit: str, 
     out = base / "headers"
     key = _headers_key(context, arch, tools, commit)
     stamp = out / STAMP
-    if _read(stamp).get("key") == key:
+    if read_stamp(stamp).get("key") == key:
         return
     source = base / "headers-source"
     with fs.disk_errors(base):
@@ -312,7 +312,7 @@ def check_static(program: Path, arch: Arch, what: str) -> None:
         )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_stamp(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError):

@@ -24,6 +24,7 @@ VERBS = (
     "boot",
     "test",
     "measure",
+    "trace",
     "run",
     "check",
     "series",

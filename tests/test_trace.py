@@ -195,6 +195,14 @@ def test_a_task_that_is_woken_before_it_has_gone_stays() -> None:
     assert not Script().wakeup(100).link().stayed
 
 
+def test_an_event_that_comes_late_does_not_move_the_wakeup() -> None:
+    link = Script().wakeup(100).oncpu(110, runnable_to_oncpu_ns=60_000).block(130).link()
+    assert (link.woken_ns, link.oncpu_ns) == (50_000, 110_000)
+    assert metrics.gaps(link)["block_minus_oncpu"] == 20_000
+    link = Script().wakeup(100).oncpu(180, runnable_to_oncpu_ns=60_000).link()
+    assert (link.woken_ns, link.oncpu_ns) == (100_000, 160_000)
+
+
 def test_steps_are_told_apart_by_agent_step_and_task() -> None:
     script = Script()
     for us, pid, step in ((100, 44, 1), (200, 45, 1), (300, 44, 2), (400, 44, 1)):
@@ -225,13 +233,17 @@ def test_the_recorded_chain_is_whole(joined: Joined) -> None:
     assert {step.step_id for step in joined.steps} == {1, 2, 3}
     for link in joined.links:
         assert link.oncpu is not None and link.oncpu.chain == link.wakeup.chain
-        assert link.oncpu_ns is not None and link.oncpu_ns >= link.wakeup.at_ns
-        assert link.device_ns is None or link.device_ns <= link.wakeup.at_ns
+        assert link.oncpu_ns is not None and link.oncpu_ns >= link.woken_ns
+        assert link.device_ns is None or link.device_ns <= link.woken_ns
         # The text has microseconds, the fields nanoseconds.
         assert abs(link.wakeup.at_ns - link.wakeup.time_ns) < 10**9
     gates = {link.wait.gate for link in joined.links if link.wait}
     assert gates == {"epoll", "io_uring", "sock"}
     assert {"task", "timer", "sock"} <= {link.wakeup.src for link in joined.links}
+    # Each read through the ring is tried when it is submitted, and again when there is something to read.
+    rings = [link for link in joined.links if link.wait and link.wait.gate == "io_uring"]
+    assert rings and all(link.posted for link in rings)
+    assert {work.step_id for link in joined.links for work in link.work} == {1, 2, 3}
 
 
 # Metrics

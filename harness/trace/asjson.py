@@ -33,7 +33,7 @@ def _link(link: Link) -> dict[str, Any]:
         "source": link.wakeup.src,
         "stayed": link.stayed,
         "device_ns": link.device_ns,
-        "wakeup_ns": link.wakeup.at_ns,
+        "wakeup_ns": link.woken_ns,
         "oncpu_ns": link.oncpu_ns,
         "gaps_ns": metrics.gaps(link),
         "events": {

@@ -68,11 +68,22 @@ class Link:
         return self.wakeup.device_ns if self.wakeup.chain else None
 
     @property
+    def woken_ns(self) -> int:
+        """When the task was woken.
+
+        To the nanosecond if the chain has a source. Else no later than its event, nor than what the kernel measured
+        before the event of the task's running: the kernel looks at the clock first and traces then, which may take.
+        """
+        if self.wakeup.chain or self.oncpu is None:
+            return self.wakeup.at_ns
+        return min(self.wakeup.at_ns, self.oncpu.time_ns - self.oncpu.runnable_to_oncpu_ns)
+
+    @property
     def oncpu_ns(self) -> int | None:
         """When the task ran again; None if it is not known to have done so."""
         if self.oncpu:
-            return self.wakeup.at_ns + self.oncpu.runnable_to_oncpu_ns
-        return self.wakeup.at_ns if self.stayed else None
+            return self.woken_ns + self.oncpu.runnable_to_oncpu_ns
+        return self.woken_ns if self.stayed else None
 
     @property
     def end_ns(self) -> int:
@@ -80,7 +91,7 @@ class Link:
         if self.blocked:
             return self.blocked.time_ns
         known = [self.wait, self.cqe, self.issue]
-        return max([self.oncpu_ns or self.wakeup.at_ns, *(one.time_ns for one in known if one)])
+        return max([self.oncpu_ns or self.woken_ns, *(one.time_ns for one in known if one)])
 
 
 @dataclass(frozen=True)
@@ -109,7 +120,7 @@ class Joined:
     @property
     def links(self) -> list[Link]:
         """All links, by the time of the wakeup."""
-        return sorted((link for step in self.steps for link in step.links), key=lambda link: link.wakeup.at_ns)
+        return sorted((link for step in self.steps for link in step.links), key=lambda link: link.woken_ns)
 
 
 class _Joiner:
@@ -203,7 +214,7 @@ class _Joiner:
     def _wait(self, event: Wait) -> None:
         link = self._latest(event.pid, running=True)
         began = event.time_ns - event.blocked_ns
-        if link and link.wakeup.chain == event.chain and began <= link.wakeup.at_ns + SLACK_NS:
+        if link and link.wakeup.chain == event.chain and began <= link.woken_ns + SLACK_NS:
             # A wait can have gone on after a wakeup for nothing; the end of it is what counts.
             link.wait = event
         else:

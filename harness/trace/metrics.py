@@ -22,7 +22,7 @@ def _cqe_device(link: Link) -> int | None:
 
 
 def _wakeup_cqe(link: Link) -> int | None:
-    return link.wakeup.at_ns - link.cqe.at_ns if link.cqe else None
+    return link.woken_ns - link.cqe.at_ns if link.cqe else None
 
 
 def _wakeup_device(link: Link) -> int | None:

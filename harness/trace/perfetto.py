@@ -70,7 +70,7 @@ def _link(link: Link, number: int, until_ns: int | None) -> Iterable[Json]:
     """The slices of a wakeup; the run ends where the task blocks or, if that is not known, where it is woken next."""
     wakeup, ran = link.wakeup, link.oncpu
     agent, task = AGENTS + wakeup.agent_id, wakeup.pid
-    woken_ns, oncpu_ns = wakeup.at_ns, link.oncpu_ns
+    woken_ns, oncpu_ns = link.woken_ns, link.oncpu_ns
     chain = f"{wakeup.chain:#x}" if wakeup.chain else None
     points: list[tuple[int, int, int]] = []
     if wakeup.chain:
@@ -121,8 +121,8 @@ def _steps(joined: Joined) -> Iterable[Json]:
             if i < len(links) and links[i].wakeup.step_id == links[begin].wakeup.step_id:
                 continue
             first, last = links[begin], links[i - 1]
-            start_ns = first.wakeup.at_ns
-            end_ns = links[i].wakeup.at_ns if i < len(links) else last.end_ns
+            start_ns = first.woken_ns
+            end_ns = links[i].woken_ns if i < len(links) else last.end_ns
             end_ns = max(min(end_ns, last.end_ns), start_ns + INSTANT_NS)
             name = f"step {first.wakeup.step_id}" if first.wakeup.step_id else "no step"
             yield _slice(AGENTS + agent, STEPS_OF + pid, name, start_ns, end_ns, "step", wakeups=i - begin)
@@ -183,7 +183,7 @@ def render(recording: Recording, joined: Joined, **more: Any) -> Json:
     until: list[int | None] = []
     for link in reversed(links):
         until.append(following.get(link.wakeup.pid))
-        following[link.wakeup.pid] = link.wakeup.at_ns
+        following[link.wakeup.pid] = link.woken_ns
     events: list[Json] = list(_names(joined))
     for number, (link, next_ns) in enumerate(zip(links, reversed(until), strict=True), 1):
         events += _link(link, number, next_ns)

@@ -75,7 +75,7 @@ def _link(link: Link, start_ns: int) -> tuple[str, ...]:
     wakeup, ran, placed = link.wakeup, link.oncpu, link.placement
     found = metrics.gaps(link)
     return (
-        f"{(wakeup.at_ns - start_ns) / 10**6:.3f}",
+        f"{(link.woken_ns - start_ns) / 10**6:.3f}",
         str(wakeup.step_id or "-"),
         str(wakeup.pid),
         _source(link),
@@ -101,7 +101,7 @@ def links(joined: Joined, most: int | None = MOST_LINKS) -> str:
     if not every:
         return ""
     shown = every if most is None else every[:most]
-    text = table([_link(link, every[0].wakeup.at_ns) for link in shown], header=LINK_HEADER)
+    text = table([_link(link, every[0].woken_ns) for link in shown], header=LINK_HEADER)
     return text if len(shown) == len(every) else f"{text}\n... and {len(every) - len(shown)} more"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,22 +82,20 @@ def test_arch(
                 continue
             result = _test_guest(context, arch, guest, flavour, run, built, programs, backend)
             stages["guest"] = result.seconds
-            results.append(ArchResult(**{**vars(result), "stages": stages, "seconds": watch.seconds}))
+            results.append(replace(result, stages=stages, seconds=watch.seconds))
         except HarnessError as exc:
-            log = run.path / label / runner.CONSOLE_LOG
-            results.append(
-                ArchResult(
-                    arch=label,
-                    backend=backend,
-                    problem=Problem(exc.exit_code, exc.message, exc.hint, exc.detail),
-                    log=log if log.is_file() else None,
-                    seconds=watch.seconds,
-                    stages=stages,
-                )
-            )
+            failed = without_verdict(run, label, exc)
+            results.append(replace(failed, backend=backend, stages=stages, seconds=watch.seconds))
             if built is None:
                 break
     return results
+
+
+def without_verdict(run: RunDirectory, label: str, error: HarnessError) -> ArchResult:
+    """The result of a boot that an expected error has ended."""
+    log = run.path / label / runner.CONSOLE_LOG
+    problem = Problem(error.exit_code, error.message, error.hint, error.detail)
+    return ArchResult(arch=label, problem=problem, log=log if log.is_file() else None)
 
 
 def label_of(arch: Arch, guest: Guest | None) -> str:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from harness.context import Context
 from harness.data import Arch, Flavour, Guest, UpstreamDirectory, UpstreamProgram
 from harness.errors import HarnessError
-from harness.guest import runner, session
+from harness.guest import session
 from harness.guest.init import Program
 from harness.guest.ktap import Status, Test
 from harness.report import Stopwatch
-from harness.results.model import ArchResult, Problem
+from harness.results.model import ArchResult
 from harness.results.run import RunDirectory
 
 if TYPE_CHECKING:
@@ -60,16 +60,8 @@ def test_arch(
             stages["guest"] = result.seconds
             results.append(dataclasses.replace(result, stages=stages, seconds=watch.seconds))
         except HarnessError as exc:
-            log = run.path / label / runner.CONSOLE_LOG
-            results.append(
-                ArchResult(
-                    arch=label,
-                    problem=Problem(exc.exit_code, exc.message, exc.hint, exc.detail),
-                    log=log if log.is_file() else None,
-                    seconds=watch.seconds,
-                    stages=stages,
-                )
-            )
+            failed = session.without_verdict(run, label, exc)
+            results.append(dataclasses.replace(failed, stages=stages, seconds=watch.seconds))
             if kernel is None:
                 break
     return results

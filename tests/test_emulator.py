@@ -31,8 +31,8 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
     return Context(ROOT, settings, Reporter(-1))
 
 
-def wanted(context: Context) -> emulator.Emulator:
-    return emulator.ensure(context, context.arch("x86_64"), context.machine("x86_64-icount"))
+def wanted(context: Context, machine: str = "x86_64-icount") -> emulator.Emulator:
+    return emulator.ensure(context, context.arch("x86_64"), context.machine(machine))
 
 
 @pytest.fixture
@@ -86,8 +86,9 @@ def test_else_one_from_packages_once(context: Context, tmp_path: Path, packages:
     found = wanted(context)
     assert found.version == "10.0.2"
     assert found.program.startswith(str(tmp_path / "cache"))
-    assert found.arguments[0] == "-L"
-    assert found.environment == {}
+    text = Path(found.program).read_text()
+    assert ' -L "$root/usr/share/qemu"' in text
+    assert "LD_LIBRARY_PATH" not in text
     assert wanted(context) == found
     assert packages == ["bookworm-backports"]
 
@@ -98,12 +99,35 @@ def test_libraries_that_are_missing_come_with_it(
     monkeypatch.setattr(emulator, "missing_libraries", lambda _: ["libaio.so.1"])
     found = wanted(context)
     assert packages == ["bookworm-backports", "bookworm"]
-    assert found.environment["LD_LIBRARY_PATH"].endswith("usr/lib/x86_64-linux-gnu")
+    assert 'LD_LIBRARY_PATH="$root/usr/lib/x86_64-linux-gnu" exec' in Path(found.program).read_text()
 
 
 def test_one_that_does_not_run_is_told(context: Context, packages: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PrivateApt, "extract", lambda _, __, root: script(root / "usr/bin/qemu-system-x86_64", "8.2.0"))
     with pytest.raises(EnvironmentFailure, match=r"older than 10\.0"):
+        wanted(context)
+
+
+def test_a_better_one_if_it_can_be_had(context: Context, tmp_path: Path, packages: list[str]) -> None:
+    script(tmp_path / "bin/qemu-system-x86_64", "7.2.22")
+    assert wanted(context, "x86_64").version == "10.0.2"
+    assert packages == ["bookworm-backports"]
+
+
+def test_else_the_installed_one_with_a_warning(
+    context: Context, tmp_path: Path, packages: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(*_: object, **__: object) -> list[Path]:
+        raise EnvironmentFailure("no network")
+
+    monkeypatch.setattr(PrivateApt, "download", download)
+    warned: list[str] = []
+    monkeypatch.setattr(context.report, "warn", warned.append)
+    program = script(tmp_path / "bin/qemu-system-x86_64", "7.2.22")
+    assert wanted(context, "x86_64") == emulator.Emulator(str(program), "7.2.22")
+    assert "7.2.22" in warned[0]
+    assert "no network" in warned[0]
+    with pytest.raises(EnvironmentFailure, match="no network"):
         wanted(context)
 
 

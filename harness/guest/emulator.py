@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness import data, fs, proc
@@ -17,7 +16,7 @@ from harness.guest.accel import qemu_version
 from harness.guest.machine import find_qemu
 
 SPACE_MIB = 400
-RECIPE = 1  # changes when this module builds another tree from the same data
+RECIPE = 2  # changes when this module builds another tree from the same data
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,10 @@ class Packages:
 
 @dataclass(frozen=True)
 class Emulator:
-    """A QEMU: the program, arguments that go before all others, additions to its environment, its version."""
+    """A QEMU: the program and its version."""
 
     program: str
     version: str
-    arguments: tuple[str, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def at_least(version: str, minimum: str) -> bool:
@@ -56,13 +53,27 @@ def missing_libraries(said: str) -> list[str]:
 
 
 def ensure(context: Context, arch: Arch, machine: Machine) -> Emulator:
-    """The QEMU for ``machine``. Raises EnvironmentFailure when it cannot be had, or does not run here."""
-    if not machine.minimum:
-        program = find_qemu(machine, arch)
-        return Emulator(program, qemu_version(program))
-    installed = shutil.which(machine.qemu)
-    if installed and at_least(version := qemu_version(installed), machine.minimum):
+    """The QEMU for ``machine``.
+
+    Raises EnvironmentFailure when there is none, or none as late as the machine's ``minimum``. One that is only older
+    than ``better`` is used, with a warning, where no later one can be had.
+    """
+    wanted = machine.minimum or machine.better
+    installed = (shutil.which(machine.qemu) or "") if machine.minimum else find_qemu(machine, arch)
+    version = qemu_version(installed) if installed else ""
+    if installed and (not wanted or at_least(version, wanted)):
         return Emulator(installed, version)
+    try:
+        return _private(context, machine, wanted)
+    except EnvironmentFailure as error:
+        if machine.minimum:
+            raise
+        context.report.warn(f"using QEMU {version}, which is older than {wanted} and may crash guests: {error}")
+        return Emulator(installed, version)
+
+
+def _private(context: Context, machine: Machine, wanted: str) -> Emulator:
+    """The QEMU of the packages, unpacked into the cache if it is not there yet."""
     spec_path = context.qemu / "emulator.yaml"
     spec = data.load(spec_path, Packages)
     root = context.cache / "emulator"
@@ -72,27 +83,18 @@ def ensure(context: Context, arch: Arch, machine: Machine) -> Emulator:
     with fs.lock(root.with_name(".emulator.lock"), "the private QEMU", wait_seconds=600):
         if not fs.is_whole(root, key):
             fs.require_space(root.parent, SPACE_MIB, "a private QEMU")
-            context.report.step(f"getting a QEMU of at least {machine.minimum} from {spec.suite} (once)")
+            context.report.step(f"getting a QEMU of at least {wanted} from {spec.suite} (once)")
             with fs.whole_directory(root, key) as new:
                 _fill(context, spec, new)
-    found = _at(root, spec, machine)
-    if not at_least(found.version, machine.minimum):
+    program = str(root / "bin" / machine.qemu)
+    version = qemu_version(program)
+    if not at_least(version, wanted):
         raise EnvironmentFailure(
-            f"{found.program} does not run, or is older than {machine.minimum}",
-            detail=proc.run([found.program, "--version"], timeout=20, env=dict(found.environment)).errors.strip(),
-            hint=f"install a QEMU of at least {machine.minimum}, or mend `libraries` in {spec_path}",
+            f"{program} does not run, or is older than {wanted}",
+            detail=proc.run([program, "--version"], timeout=20).errors.strip(),
+            hint=f"install a QEMU of at least {wanted}, or mend `libraries` in {spec_path}",
         )
-    return found
-
-
-def _at(root: Path, spec: Packages, machine: Machine) -> Emulator:
-    program = str(root / "usr/bin" / machine.qemu)
-    folders = sorted(str(path) for path in (root / "usr/lib").glob("*-linux-gnu*"))
-    environment = {"LD_LIBRARY_PATH": ":".join(folders)} if (root / "libraries").exists() else {}
-    words = tuple(word for name in spec.data for word in ("-L", str(root / name)))
-    said = proc.run([program, "--version"], timeout=20, env=environment).output
-    match = re.search(r"version (\S+)", said)
-    return Emulator(program, match[1] if match else "", words, environment)
+    return Emulator(program, version)
 
 
 def _fill(context: Context, spec: Packages, root: Path) -> None:
@@ -108,10 +110,23 @@ def _fill(context: Context, spec: Packages, root: Path) -> None:
         place = context.downloads / "debs-emulator-libraries"
         apt.extract(apt.download(spec.libraries, place, spec.library_suite), root)
         _gather(root)
-        (root / "libraries").write_text("".join(f"{name}\n" for name in lacking))
+    for path in programs:
+        _wrap(root, Path(path).name, spec, own_libraries=bool(lacking))
 
 
 def _gather(root: Path) -> None:
     """Libraries that packages still have in /lib go to where the others are."""
     for folder in sorted((root / "lib").glob("*-linux-gnu*")):
         shutil.copytree(folder, root / "usr/lib" / folder.name, symlinks=True, dirs_exist_ok=True)
+
+
+def _wrap(root: Path, name: str, spec: Packages, *, own_libraries: bool) -> None:
+    """A script that starts the program with its firmware, and libraries, from where it was unpacked to."""
+    words = " ".join(f'-L "$root/{place}"' for place in spec.data)
+    folders = ":".join(f"$root/usr/lib/{path.name}" for path in sorted((root / "usr/lib").glob("*-linux-gnu*")))
+    setting = f'LD_LIBRARY_PATH="{folders}" ' if own_libraries else ""
+    script = f'#!/bin/sh\nroot=$(dirname "$(dirname "$0")")\n{setting}exec "$root/usr/bin/{name}" {words} "$@"\n'
+    path = root / "bin" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(script)
+    path.chmod(0o755)

@@ -13,7 +13,7 @@ from harness.data import Arch
 from harness.errors import EnvironmentFailure, UsageError
 from harness.fs import atomic_write
 from harness.guest import accel as accels
-from harness.guest import console, init, splat, verdict
+from harness.guest import console, emulator, init, splat, verdict
 from harness.guest import machine as machines
 from harness.guest.accel import Accel
 from harness.guest.init import Program
@@ -95,7 +95,7 @@ def boot(
     if not image.is_file():
         raise UsageError(f"there is no kernel image {image}", hint="harness build")
     checked = rules(context).excusing(provoked or {})
-    qemu = machines.find_qemu(machine, arch)
+    qemu = emulator.ensure(context, arch, machine).program
     accel = accels.choose(context, arch, machine, qemu, image)
     nonce = new_nonce()
     initrd = init.make_initramfs(context, arch, programs, directory / INITRAMFS, root)
@@ -137,7 +137,7 @@ def require_start(result: console.ConsoleResult, argv: Sequence[str], text: str)
     )
 
 
-def write_reproducer(path: Path, argv: Sequence[str], comment: str = "") -> None:
+def write_reproducer(path: Path, argv: Sequence[str]) -> None:
     """A script that repeats the boot with the console on the terminal."""
     words: list[str] = []
     for word in argv:
@@ -145,8 +145,5 @@ def write_reproducer(path: Path, argv: Sequence[str], comment: str = "") -> None
             words.append("\\\n  " + shlex.quote(word))
         else:
             words.append(shlex.quote(word))
-    note = f"# {comment}\n" if comment else ""
-    text = (
-        f"#!/bin/sh\n# Boots the same guest again; Ctrl-C does not reach it, `kill` or the power-off ends it.\n{note}"
-    )
+    text = "#!/bin/sh\n# Boots the same guest again; Ctrl-C does not reach it, `kill` or the power-off ends it.\n"
     atomic_write(path, f"{text}exec {' '.join(words)}\n", mode=0o755)

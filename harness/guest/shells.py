@@ -12,7 +12,7 @@ from harness.data import Arch, Reports
 from harness.errors import GuestCrash, StageTimeout, UsageError
 from harness.fs import atomic_write
 from harness.guest import accel as accels
-from harness.guest import init, rootfs, runner, vng
+from harness.guest import emulator, init, rootfs, runner, vng
 from harness.guest import machine as machines
 from harness.guest.init import Program
 from harness.guest.ktap import Status
@@ -64,7 +64,7 @@ def _qemu(context: Context, arch: Arch, image: Path, initrd: Path, *, accel: str
 
 def _shell(context: Context, arch: Arch, image: Path, root: Path) -> int:
     machine = context.machine(arch.machine)
-    qemu = machines.find_qemu(machine, arch)
+    qemu = emulator.ensure(context, arch, machine).program
     accel = accels.choose(context, arch, machine, qemu, image)
     with tempfile.TemporaryDirectory(prefix="harness-shell-") as name:
         archive = init.Archive()

@@ -32,7 +32,7 @@ from harness.data import Arch
 from harness.errors import EnvironmentFailure, GuestCrash, StageTimeout, UsageError
 from harness.fs import atomic_write, disk_errors, write_if_changed
 from harness.guest import accel as accels
-from harness.guest import console, init, rootfs, runner, verdict
+from harness.guest import console, emulator, init, rootfs, runner, verdict
 from harness.guest import machine as machines
 from harness.guest.init import Program
 from harness.guest.log import load
@@ -106,10 +106,13 @@ def argv(
     kvm: bool = False,
     shell: str = "",
     vng: str = "vng",
+    qemu: str = "",
 ) -> list[str]:
     """The command line; without ``script`` an interactive shell (``shell``). ``share`` becomes SHARE, writable."""
     machine = context.machine(arch.machine)
     words = [vng, "--force-9p", "--user", "root", "--cpus", machine.smp, "--memory", f"{machine.memory_mib}M"]
+    if qemu:
+        words += ["--qemu", qemu]
     if not kvm:
         # Its own choice of CPU has pointer authentication, which costs an emulated arm64 guest a multiple of its time.
         words += ["--disable-kvm", f"--qemu-opts=-cpu {machine.cpu}"]
@@ -162,7 +165,7 @@ def _guest(
     if not image.is_file():
         raise UsageError(f"there is no kernel image {image}", hint="harness build")
     machine = context.machine(arch.machine)
-    qemu = machines.find_qemu(machine, arch)
+    qemu = emulator.ensure(context, arch, machine).program
     vng = tool()
     root = prepare(context, arch)
     accel = accels.choose(context, arch, machine, qemu, image)
@@ -179,6 +182,7 @@ def _guest(
         nonce=nonce,
         kvm=accel.name == "kvm",
         vng=vng,
+        qemu=qemu,
     )
     return _Guest(words, accel, root, nonce)
 

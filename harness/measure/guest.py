@@ -56,7 +56,7 @@ def argv(guest: Guest, seed: int, initrd: Path, serial: Path, nonce: str) -> lis
         cmdline=line,
         qemu=guest.emulator.program,
         serial=serial,
-        extra=[*guest.emulator.arguments, "-seed", str(seed)],
+        extra=["-seed", str(seed)],
     )
 
 
@@ -79,13 +79,11 @@ def boot(
     nonce = f"seed{seed}"
     serial = directory / SERIAL
     words = argv(guest, seed, initrd, serial, nonce)
-    environment = dict(guest.emulator.environment)
-    note = " ".join(f"{name}={value}" for name, value in environment.items())
-    runner.write_reproducer(directory / runner.REPRODUCE, words, note)
+    runner.write_reproducer(directory / runner.REPRODUCE, words)
     log = directory / runner.CONSOLE_LOG
     # Lines come when a cell is done, and a cell may take as long as it likes.
     limits = console.Deadlines(boot=guest.timeout, silence=guest.timeout, total=guest.timeout)
-    result = console.run(words, log, limits, nonce=nonce, on_poll=on_poll, env=environment, serial=serial)
+    result = console.run(words, log, limits, nonce=nonce, on_poll=on_poll, serial=serial)
     with contextlib.suppress(OSError):
         serial.unlink()
     text = load(log)

@@ -195,7 +195,9 @@ class Guest:
     """A way to boot for programs that need more than the machine of their architecture offers.
 
     ``cmdline`` is added to the kernel's, ``machines`` names another machine by architecture, ``programs`` are what runs
-    in it. With ``always`` it is part of every test run, and its programs run there only.
+    in it. With ``always`` it is part of every test run, and its programs run there only. What fails in the guest that
+    it ``settles`` (``plain`` is the one without a name) is run again here, and this result counts. ``timeout_factor``
+    stretches the deadlines that the host keeps.
     """
 
     name: str
@@ -204,6 +206,8 @@ class Guest:
     cmdline: str = ""
     machines: dict[str, str] = dataclasses.field(default_factory=dict)
     always: bool = False
+    settles: str = ""
+    timeout_factor: float = 1.0
 
     def on(self, arch: Arch) -> Arch:
         """The architecture with the machine that this guest has for it."""

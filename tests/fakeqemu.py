@@ -4,7 +4,8 @@
 FAKE_QEMU holds words: ``log=FILE`` prints a log with the nonce of its own command line in it, ``status=N`` is the exit
 status, ``then=hang|flood|close`` what it does before that, ``stubborn`` makes it ignore SIGTERM and SIGHUP and start a
 child that does too, ``pids=FILE`` takes their process ids, ``slow=SECONDS`` waits between lines, ``delay=SECONDS``
-before the first, ``signal=N`` ends it by that signal, ``message=TEXT`` goes to stderr first (``_`` is a space).
+before the first, ``signal=N`` ends it by that signal, ``message=TEXT`` goes to stderr first (``_`` is a space),
+``counted=FILE`` is the log in place of the other when instructions are to be counted.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ def main() -> int:
     if sys.argv[1:] == ["--version"]:
         print("QEMU emulator version 99.1")
         return 0
+    if "counted" in words and "-icount" in sys.argv:
+        words["log"] = words["counted"]
     pids = [os.getpid()]
     if "stubborn" in words:
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -125,6 +126,45 @@ def test_a_good_test_leaves_everything(harness, tmp_path: Path) -> None:  # type
     assert "-no-reboot" in about["argv"]
     results = json.loads((run / "results.json").read_text())
     assert results["architectures"][0]["totals"]["programs"] == 7
+
+
+def late_log(tmp_path: Path) -> Path:
+    """A log of a guest in which one test of window failed."""
+    text = (LOGS / "patched-x86_64.log").read_text()
+    text = text.replace("harness|window|ok 4 ", "harness|window|not ok 4 ").replace("pass:12 fail:0", "pass:11 fail:1")
+    path = tmp_path / "late.log"
+    path.write_text(text.replace("end window status=0", "end window status=1"))
+    return path
+
+
+def only_window(tmp_path: Path) -> Path:
+    """A log of a guest in which window alone ran, and passed."""
+    others = "|".join(SERIES - {"window"})
+    lines = (LOGS / "patched-x86_64.log").read_text().splitlines(keepends=True)
+    path = tmp_path / "counted.log"
+    kept = "".join(line for line in lines if not re.search(rf"[|!](begin |end )?({others})[| ]", line))
+    path.write_text(kept.replace("ran=6", "ran=1"))
+    return path
+
+
+def test_a_failure_of_the_hosts_clock_is_settled_where_time_is_counted(harness, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    words = f"log={late_log(tmp_path)} counted={only_window(tmp_path)}"
+    code, out, err = harness("test", "-a", "x86_64", "window", qemu=words, PROGRAMS="window")
+    assert code == 0, out + err
+    assert "window failed: once more in x86_64-counted" in err
+    rows = [line.split() for line in out.splitlines() if " window " in line]
+    assert [row[:3] for row in rows] == [["x86_64", "window", "xfail"], ["x86_64-counted", "window", "pass"]]
+    assert "passed in x86_64-counted" in out
+    run = newest(harness)
+    assert (run / "x86_64-counted/console.log").is_file()
+    assert json.loads((run / "results.json").read_text())["exit_code"] == 0
+
+
+def test_what_fails_there_too_has_failed(harness, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    late = late_log(tmp_path)
+    code, out, _ = harness("test", "-a", "x86_64", "window", qemu=f"log={late} counted={late}", PROGRAMS="window")
+    assert code == 1
+    assert out.count("FAIL") >= 2
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import pytest
 from harness.data import Reports
 from harness.errors import ExitCode
 from harness.guest import log
-from harness.guest.ktap import Status
+from harness.guest.ktap import Status, Test
 from harness.guest.splat import Rules
-from harness.guest.verdict import End, Ending, Expected, Verdict, judge
+from harness.guest.verdict import End, Ending, Expected, Failure, Verdict, judge, settle, to_settle
 
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = Path(__file__).resolve().parent / "logs"
@@ -338,3 +338,52 @@ def test_dropped_kernel_messages_are_noted() -> None:
 
 def verdict_of(text: str) -> Verdict:
     return judge(text, OFF, RULES, nonce=NONCE)
+
+
+def made(name: str, *statuses: Status, problems: tuple[str, ...] = ()) -> Test:
+    bad = any(status.bad for status in statuses)
+    children = tuple(Test(f"{name} {number}", status) for number, status in enumerate(statuses, 1))
+    status = Status.FAILED if bad or problems else Status.PASSED
+    return Test(name, status, reason="too late" if bad else "", children=children, problems=problems)
+
+
+GOOD = made("good", Status.PASSED)
+LATE = made("late", Status.PASSED, Status.FAILED, Status.SKIPPED)
+
+
+@pytest.mark.parametrize(
+    ("judged", "names"),
+    [
+        (Verdict(tests=(GOOD, LATE)), ["late"]),
+        (Verdict(tests=(GOOD,)), []),
+        (Verdict(tests=(LATE, made("other", Status.FAILED))), []),
+        (Verdict(tests=(LATE,), suites=(made("suite", Status.FAILED),)), []),
+        (Verdict(tests=(made("late", Status.FAILED, problems=("no plan",)),)), []),
+        (Verdict(tests=(Test("late", Status.TIMEOUT),)), []),
+        (Verdict(tests=(LATE,), failure=Failure("oops", "oops", ExitCode.GUEST_CRASH)), []),
+    ],
+)
+def test_what_can_be_settled_elsewhere(judged: Verdict, names: list[str]) -> None:
+    assert to_settle(judged, ["good", "late"]) == names
+
+
+def test_what_passed_elsewhere_is_an_expected_failure() -> None:
+    settled = settle(Verdict(tests=(GOOD, LATE)), Verdict(tests=(made("late", Status.PASSED),)), "x-counted")
+    assert settled.exit_code == ExitCode.OK
+    assert settled.tests[0] is GOOD
+    late = settled.tests[1]
+    assert (late.status, late.reason) == (Status.XFAIL, "too late; passed in x-counted")
+    assert [child.status for child in late.children] == [Status.PASSED, Status.XFAIL, Status.SKIPPED]
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        Verdict(tests=(LATE,)),
+        Verdict(tests=(Test("late", Status.SKIPPED),)),
+        Verdict(tests=(made("late", Status.PASSED),), failure=Failure("oops", "oops", ExitCode.GUEST_CRASH)),
+    ],
+)
+def test_what_did_not_pass_there_has_failed(second: Verdict) -> None:
+    first = Verdict(tests=(GOOD, LATE))
+    assert settle(first, second, "x-counted") == first

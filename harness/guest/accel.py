@@ -51,6 +51,8 @@ def choose(context: Context, arch: Arch, machine: Machine, qemu: str, image: Pat
     UsageError when KVM is demanded for another machine's architecture.
     """
     wanted = context.settings.text("accel")
+    if "-icount" in machine.args:
+        return Accel("tcg", "it counts instructions")
     native = context.host_machine in arch.native_machines
     if wanted == "tcg":
         return Accel("tcg", "as asked")

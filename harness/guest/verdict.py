@@ -7,7 +7,7 @@ boot, an end marker and a complete plan from every program that was to run, and 
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from os import strerror
@@ -86,6 +86,29 @@ class Verdict:
         if self.failure is not None:
             return self.failure.code
         return ExitCode.TESTS_FAILED if any(test.status.bad for test in self.everything) else ExitCode.OK
+
+
+def to_settle(verdict: Verdict, programs: Collection[str]) -> list[str]:
+    """The programs that failed and can be run again elsewhere; none if something else went wrong, or one cannot."""
+    bad = [test for test in verdict.everything if test.status.bad]
+    if verdict.failure or verdict.splats:
+        return []
+    if any(test.status != Status.FAILED or test.problems or test.name not in programs for test in bad):
+        return []
+    return [test.name for test in bad]
+
+
+def settle(verdict: Verdict, second: Verdict, where: str) -> Verdict:
+    """``verdict``, in which the failures of what passed in the ``second`` are expected ones that name ``where``."""
+    passed = {test.name for test in second.tests if test.status == Status.PASSED} if second.failure is None else set()
+
+    def excuse(test: Test) -> Test:
+        if test.status != Status.FAILED:
+            return test
+        reason = f"{test.reason}; passed in {where}" if test.reason else f"passed in {where}"
+        return replace(test, status=Status.XFAIL, reason=reason, children=tuple(map(excuse, test.children)))
+
+    return replace(verdict, tests=tuple(excuse(t) if t.name in passed else t for t in verdict.tests))
 
 
 def judge(

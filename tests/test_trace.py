@@ -150,6 +150,7 @@ def test_the_chain_of_an_io_uring_that_posts_late() -> None:
     script.say(125, "io_uring_submit_req", "prog-44", ring="00ff").block(140)
     link = script.link()
     assert metrics.gaps(link) == {
+        "device_minus_request": None,
         "cqe_visible_minus_device": 35_000,
         "wakeup_minus_cqe_visible": -15_000,
         "wakeup_minus_device": 20_000,
@@ -179,6 +180,27 @@ def test_block_and_socket_completions_join_by_chain() -> None:
     link = script.wakeup(100, chain=CHAIN).link()
     assert link.device_ns == 70_000
     assert link.ready is not None and link.ready.chain == CHAIN
+
+
+def test_a_block_request_joins_with_its_completion_by_place_and_step() -> None:
+    place = {"dev": "259:0", "sector": 8, "agent_id": 3}
+    script = Script().say(20, "agent_blk_issue", "kworker/0:1-9", **place, nr_sector=8, rwbs="R", step_id=1)
+    done = {"step_id": 1, "chain": hex(CHAIN), "comp_cpu": 1, "cpu": 0, "home_cpu": 0, "irq": 24, "device_ns": 70_000}
+    link = script.say(85, "agent_blk_complete", **place, **done).wakeup(100, chain=CHAIN).link()
+    assert link.request is not None and (link.request.dev, link.request.rwbs, link.issue) == ("259:0", "R", None)
+    assert link.device is not None and (link.device.cpu, link.device.home_cpu, link.device.irq) == (0, 0, 24)
+    assert metrics.gaps(link)["device_minus_request"] == 50_000
+    # The one before is of another step and was issued before the recording began to look.
+    stale = Script().say(20, "agent_blk_issue", "kworker/0:1-9", **place, nr_sector=8, rwbs="R", step_id=2)
+    link = stale.say(85, "agent_blk_complete", **place, **done).wakeup(100, chain=CHAIN).link()
+    assert link.request is None and metrics.gaps(link)["device_minus_request"] is None
+
+
+def test_what_another_agent_issues_on_top_of_a_task_is_not_its_own() -> None:
+    other = {"dev": "259:0", "sector": 8, "nr_sector": 8, "rwbs": "R", "step_id": 1}
+    script = Script().wakeup(100).oncpu(110).say(120, "agent_blk_issue", "prog-44", **other, agent_id=4)
+    assert script.link().issue is None
+    assert script.say(130, "agent_blk_issue", "prog-44", **other, agent_id=3).link().issue is not None
 
 
 def test_a_task_that_is_woken_before_it_has_gone_stays() -> None:
@@ -283,7 +305,7 @@ def test_tables(recorded: Recording, joined: Joined) -> None:
     assert lines[0].split()[:4] == ["agent", "step", "pid", "task"]
     assert len(lines) == 2 + len(joined.steps) + 1 and lines[-1].startswith("all")
     assert len(links.splitlines()) == 2 + len(joined.links)
-    assert any("no events for dev>cqe, cqe>wake, cpu>cqe" in line for line in legend)
+    assert any("no events for req>dev, dev>cqe, cqe>wake, cpu>cqe" in line for line in legend)
     assert table.links(joined, 3).endswith(f"... and {len(joined.links) - 3} more")
     assert table.links(Joined()) == ""
 

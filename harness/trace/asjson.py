@@ -45,6 +45,7 @@ def _link(link: Link) -> dict[str, Any]:
                     "oncpu",
                     "ready",
                     "device",
+                    "request",
                     "cqe",
                     "posted",
                     "wait",

@@ -184,6 +184,12 @@ class DeviceComplete(Event):
     step_id: int
     chain: int = 0
     device_ns: int = 0
+    dev: str = ""
+    sector: int = -1
+    comp_cpu: int = -1
+    cpu: int = -1
+    home_cpu: int = -1
+    irq: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +198,16 @@ class Issue(Event):
 
     agent_id: int = 0
     step_id: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockIssue(Issue):
+    """A request goes to its device, not necessarily from the task that it is done for."""
+
+    dev: str = ""
+    sector: int = -1
+    nr_sector: int = 0
+    rwbs: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +234,7 @@ EVENTS: Mapping[str, type[Event]] = {
     "agent_cqe": Cqe,
     "agent_issue": Issue,
     "agent_uring_issue": UringWork,
-    "agent_blk_issue": Issue,
+    "agent_blk_issue": BlockIssue,
     "agent_blk_complete": DeviceComplete,
     "io_uring_submit_req": Issue,
     "io_uring_complete": CqePosted,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from harness.trace.events import (
+    BlockIssue,
     Boost,
     Cqe,
     CqePosted,
@@ -49,6 +50,7 @@ class Link:
     wait: Wait | None = None
     ready: SockReady | None = None
     device: DeviceComplete | None = None
+    request: BlockIssue | None = None
     cqe: Cqe | None = None
     posted: CqePosted | None = None
     issue: Issue | None = None
@@ -131,6 +133,9 @@ class _Joiner:
         # What comes before the wakeup that it belongs to.
         self.ready: dict[int, SockReady] = {}
         self.device: dict[int, DeviceComplete] = {}
+        self.request: dict[int, BlockIssue] = {}
+        # What devices work on, by where it begins.
+        self.requests: dict[tuple[str, int], BlockIssue] = {}
         self.cqes: dict[int, Cqe] = {}
         self.cqes_of_step: dict[tuple[int, int], Cqe] = {}
         self.orphans = 0
@@ -156,7 +161,7 @@ class _Joiner:
             case SockReady():
                 self.ready[event.chain] = event
             case DeviceComplete():
-                self.device[event.chain] = event
+                self._device(event)
             case Cqe():
                 self._cqe(event)
             case CqePosted():
@@ -164,8 +169,11 @@ class _Joiner:
                 if link and link.posted is None and link.blocked is None:
                     link.posted = event
             case Issue():
+                if isinstance(event, BlockIssue):
+                    self.requests[event.dev, event.sector] = event
                 link = self._latest(event.task, running=True)
-                if link and link.issue is None and link.blocked is None:
+                ours = link and event.agent_id in (0, link.wakeup.agent_id)
+                if link and ours and link.issue is None and link.blocked is None:
                     link.issue = event
             case UringWork():
                 if link := self._latest(event.pid, running=True):
@@ -186,6 +194,15 @@ class _Joiner:
         link.stayed = True
         return link
 
+    def _device(self, event: DeviceComplete) -> None:
+        """Several requests can complete in one interrupt; a wakeup belongs to the last one before it."""
+        self.device[event.chain] = event
+        request = self.requests.pop((event.dev, event.sector), None)
+        if request and request.step_id == event.step_id:
+            self.request[event.chain] = request
+        else:
+            self.request.pop(event.chain, None)
+
     def _oncpu(self, event: OnCpu) -> None:
         link = self.latest.get(event.pid)
         if link is None or link.oncpu is not None or link.wakeup.chain != event.chain:
@@ -201,6 +218,7 @@ class _Joiner:
         link = Link(event)
         if event.chain:
             link.device = self.device.get(event.chain)
+            link.request = self.request.get(event.chain)
             ready = self.ready.get(event.chain)
             if ready and ready.agent_id in (0, event.agent_id):
                 link.ready = ready

@@ -29,6 +29,10 @@ def _wakeup_device(link: Link) -> int | None:
     return link.wakeup.completion_to_runnable_ns if link.wakeup.chain else None
 
 
+def _device_request(link: Link) -> int | None:
+    return link.device_ns - link.request.time_ns if link.request and link.device_ns else None
+
+
 def _oncpu_wakeup(link: Link) -> int | None:
     return link.oncpu.runnable_to_oncpu_ns if link.oncpu else None
 
@@ -51,6 +55,7 @@ def _block_oncpu(link: Link) -> int | None:
 
 # Name in JSON -> heading in tables, what it is, how it is computed. In the order of the design.
 GAPS: Mapping[str, tuple[str, str, Callable[[Link], int | None]]] = {
+    "device_minus_request": ("req>dev", "block request issued to device completes", _device_request),
     "cqe_visible_minus_device": ("dev>cqe", "device completes to CQE visible", _cqe_device),
     "wakeup_minus_cqe_visible": ("cqe>wake", "CQE visible to wakeup (negative: the wakeup came first)", _wakeup_cqe),
     "wakeup_minus_device": ("dev>wake", "device completes to wakeup", _wakeup_device),

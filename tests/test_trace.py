@@ -173,6 +173,50 @@ def test_the_chain_of_an_io_uring_that_posts_early() -> None:
     assert by_chain.link().cqe is not None
 
 
+def test_the_event_of_the_kernel_is_read_and_joined() -> None:
+    line = (
+        "   agent-demo-44      [000] .....     0.000125: agent_cqe: pid=44 agent_id=3 step_id=1 user_data=7 res=1 nr=2"
+        f" chain={CHAIN:#x} src=timer comp_cpu=1 home_cpu=0 device_ns=80000 cqe_visible_ns=118000"
+    )
+    (event,) = events.read([line]).events
+    assert isinstance(event, Cqe)
+    assert (event.src, event.comp_cpu, event.user_data, event.res, event.nr) == ("timer", 1, 7, 1, 2)
+    script = Script().wakeup(100, chain=CHAIN).oncpu(112, chain=CHAIN)
+    script.lines.append(line)
+    link = script.link()
+    found = metrics.gaps(link)
+    assert found["cqe_visible_minus_device"] == 38_000
+    assert found["wakeup_minus_cqe_visible"] == -18_000
+    assert found["cqe_visible_minus_oncpu"] == 8_000
+    value = asjson.render(events.read(script.lines), script.joined())
+    assert value["steps"][0]["links"][0]["events"]["cqe"]["cqe_visible_ns"] == 118_000
+    (cell,) = [row for row in table.links(script.joined()).splitlines() if " irq" in row and "8.0" in row]
+    assert cell
+    (instant,) = [
+        event
+        for event in perfetto.render(events.read(script.lines), script.joined())["traceEvents"]
+        if event["name"] == "CQE visible"
+    ]
+    assert instant["ts"] == 118.0
+    assert instant["args"] == {"step": 1, "chain": hex(CHAIN), "user_data": 7, "res": 1, "entries": 2}
+
+
+def test_a_cqe_counts_from_when_it_could_be_seen() -> None:
+    """A polling thread shows it, wakes the task and only then writes the event."""
+    script = Script().wakeup(100).oncpu(112)
+    script.say(105, "agent_cqe", "iou-sqp-50", agent_id=3, step_id=1, chain=0, cqe_visible_ns=95_000)
+    assert metrics.gaps(script.link())["wakeup_minus_cqe_visible"] == 5_000
+    script.block(130).wakeup(200).oncpu(210)
+    assert [link.cqe is not None for link in script.joined().links] == [True, False]
+
+
+def test_a_request_that_is_done_at_once_is_no_completion_of_the_wakeup() -> None:
+    script = Script().wakeup(100).oncpu(110).say(114, "io_uring_submit_req", "prog-44", req="0x1")
+    script.say(116, "agent_cqe", "prog-44", agent_id=3, step_id=1, chain=0, cqe_visible_ns=115_000)
+    script.block(130).wakeup(200).oncpu(210)
+    assert [link.cqe for link in script.joined().links] == [None, None]
+
+
 def test_block_and_socket_completions_join_by_chain() -> None:
     script = Script().say(85, "agent_blk_complete", agent_id=3, step_id=1, chain=hex(CHAIN), device_ns=70_000)
     script.say(90, "agent_sock_ready", agent_id=3, step_id=1, chain=hex(CHAIN), device_ns=80_000)

@@ -157,13 +157,22 @@ class SockReady(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Cqe(Event):
-    """A completion queue entry can be seen by the program. ``visible_ns`` 0: at the time of the event."""
+    """``nr`` completion queue entries of a request can be seen by the program, of its last result ``res``.
+
+    The task on top of which it happens has posted them. ``chain`` 0: nobody knows what completed the request;
+    ``cqe_visible_ns`` 0: they can be seen since the time of the event, which is written a little later than that.
+    """
 
     agent_id: int
     step_id: int
     chain: int = 0
     cqe_visible_ns: int = 0
     device_ns: int = 0
+    src: str = ""
+    comp_cpu: int = -1
+    user_data: int = 0
+    res: int = 0
+    nr: int = 1
 
     @property
     def at_ns(self) -> int:

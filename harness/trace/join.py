@@ -246,11 +246,14 @@ class _Joiner:
             else:
                 self.cqes[event.chain] = event
             return
-        link = self._latest(event.task, running=True)
-        if link and link.cqe is None:
-            link.cqe = event
-        else:
+        if event.task not in self.latest:
+            # By a thread that works for others, which wakes the task then.
             self.cqes_of_step[event.agent_id, event.step_id] = event
+            return
+        link = self._latest(event.task, running=True)
+        # After it has submitted or blocked again it may be a request that was done at once.
+        if link and link.cqe is None and link.issue is None and link.blocked is None:
+            link.cqe = event
 
     def _window(self, event: WindowArm | WindowExpire | WindowClose) -> None:
         self.windows.append(event)
@@ -260,11 +263,16 @@ class _Joiner:
                 link.blocked = event
 
 
+def _order(event: Event) -> int:
+    """A CQE is told of when the waiter has been woken for it: what counts is when it could be seen."""
+    return event.at_ns if isinstance(event, Cqe) else event.time_ns
+
+
 def join(events: Sequence[Event]) -> Joined:
     """The chains in ``events``, which are in the order of their times."""
     joiner = _Joiner()
     comms: dict[int, str] = {}
-    for event in events:
+    for event in sorted(events, key=_order):
         if event.task and event.comm != "<...>":
             comms[event.task] = event.comm
         if isinstance(event, WindowArm) and "comm" in event.more:

@@ -103,7 +103,9 @@ def _link(link: Link, number: int, until_ns: int | None) -> Iterable[Json]:
     for work in link.work:
         yield _instant(agent, task, f"io_uring works: opcode {work.opcode}", work.time_ns, "issue", step=work.step_id)
     if link.cqe:
-        yield _instant(agent, task, "CQE visible", link.cqe.at_ns, "cqe", step=link.cqe.step_id)
+        by = f"{link.cqe.chain:#x}" if link.cqe.chain else None
+        of = {"step": link.cqe.step_id, "chain": by, "user_data": link.cqe.user_data, "res": link.cqe.res}
+        yield _instant(agent, task, "CQE visible", link.cqe.at_ns, "cqe", **of, entries=link.cqe.nr)
     if link.posted:
         yield _instant(agent, task, "CQE posted", link.posted.time_ns, "cqe")
     if link.issue:

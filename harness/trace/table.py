@@ -17,7 +17,7 @@ STEP_HEADER = (
 )
 LINK_HEADER = (
     *("at ms", "step", "pid", "woken by", "on", "dev>wake", "wake>cpu", "cpu", "from", "home", "placed", "boost"),
-    *("waited in", "for", "cpu>post", "cpu>issue", "cpu>block"),
+    *("waited in", "for", "cpu>cqe", "cpu>post", "cpu>issue", "cpu>block"),
 )
 MOST_LINKS = 40
 NONE = "n/a"
@@ -89,6 +89,7 @@ def _link(link: Link, start_ns: int) -> tuple[str, ...]:
         " ".join(boost.what for boost in link.boosts) or "-",
         link.wait.gate if link.wait else "-",
         us(link.wait.blocked_ns) if link.wait else "-",
+        us(found["cqe_visible_minus_oncpu"]),
         us(found["cqe_posted_minus_oncpu"]),
         us(found["next_issue_minus_oncpu"]),
         us(found["block_minus_oncpu"]),

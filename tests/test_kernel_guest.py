@@ -101,6 +101,18 @@ def test_provoked_ends(arch: str, image: Path, runs: Path, tmp_path: Path, key: 
     assert "about to" in (runs / arch / "ktap/trigger.ktap").read_text()
 
 
+@pytest.mark.parametrize("state", [[], ["--unpatched"]], ids=["series", "unpatched"])
+def test_the_bpftrace_scripts_find_a_workload(arch: str, state: list[str], runs: Path) -> None:
+    assert cli.main(["test", "-a", arch, "--bpftrace", *state]) == 0
+    tests = json.loads((runs / "results.json").read_text())["architectures"][0]["tests"]
+    scripts = {test["name"]: test["status"] for test in tests if not test["name"].startswith("kunit")}
+    assert len(scripts) == 15
+    for name, status in scripts.items():
+        assert status == ("skipped" if state and name.endswith("-step") else "passed"), name
+    steps = "".join(path.read_text() for path in (runs / arch / "ktap").glob("*-step.ktap"))
+    assert ("100000" in steps) == (not state)
+
+
 def test_a_trace_has_whole_chains(arch: str, image: Path, runs: Path) -> None:
     assert cli.main(["trace", "-a", arch, "--image", str(image), "--steps", "3"]) == 0
     value = json.loads((runs / arch / "trace.json").read_text())
@@ -109,6 +121,10 @@ def test_a_trace_has_whole_chains(arch: str, image: Path, runs: Path) -> None:
     assert steps == {1, 2, 3}
     links = [link for step in value["steps"] for link in step["links"]]
     assert {"task", "timer", "sock"} <= {link["source"] for link in links}
+    seen = [link for link in links if "cqe" in link["events"]]
+    assert seen, "a wait that ended with a CQE"
+    for link in seen:
+        assert link["gaps_ns"]["cqe_visible_minus_oncpu"] is not None
     for link in links:
         assert link["wakeup_ns"] >= (link["device_ns"] or 0)
         assert link["oncpu_ns"] is None or link["oncpu_ns"] >= link["wakeup_ns"]

@@ -1,4 +1,4 @@
-"""The programs of tools/agent-latency: static, for the guest's architecture, from the patched tree."""
+"""The programs of tools/agent-latency: static, for the guest's architecture, from the patched tree; its scripts too."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from harness.source.git import git
 
 SOURCE = "tools/agent-latency"
 PROGRAMS = ("agent-run", "agent-demo")
-RECIPE = 1
+# Scripts, as they are
+SCRIPTS = "bpftrace"
+RECIPE = 2
 
 
 def build_tools(context: Context, kernel: KernelBuild) -> Path:
@@ -81,6 +83,8 @@ def _build(context: Context, arch: Arch, chain: kbuild.Toolchain, commit: str, b
             if not (fresh / name).is_file():
                 raise BuildError(f"{what}: make succeeded and left no {name}", hint=f"the full log is {log}")
             selftests.check_static(fresh / name, arch, what)
+        if (source / SOURCE / SCRIPTS).is_dir():
+            shutil.copytree(source / SOURCE / SCRIPTS, fresh / SCRIPTS)
         fs.write_json(fresh / selftests.STAMP, {"key": key, "commit": commit})
         shutil.rmtree(base / "programs", ignore_errors=True)
         fresh.replace(base / "programs")

@@ -1,10 +1,13 @@
-"""A user land for guests of another architecture, from the distribution's packages; qemu/rootfs.yaml says which."""
+"""User lands for guests, from the distribution's packages; qemu/rootfs.yaml says which.
+
+qemu/rootfs-NAME.yaml is what a tree for a purpose of its own has on top.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness import data, fs
@@ -14,6 +17,7 @@ from harness.errors import EnvironmentFailure
 from harness.guest.elf import needed
 
 SPACE_MIB = 300
+ADDITION_SPACE_MIB = 700
 RECIPE = 1  # changes when this module builds another tree from the same data
 
 
@@ -29,30 +33,45 @@ class Rootfs:
     directories: tuple[str, ...]
 
 
-def path_of(context: Context, arch: Arch) -> Path:
+@dataclass(frozen=True)
+class Addition:
+    """What a tree for a purpose of its own has on top of a :class:`Rootfs`."""
+
+    packages: tuple[str, ...]
+    needs: tuple[str, ...]
+
+
+def path_of(context: Context, arch: Arch, addition: str = "") -> Path:
     """Where the tree of ``arch`` is, or will be."""
-    return context.cache / "rootfs" / arch.name
+    return context.cache / "rootfs" / "-".join(filter(None, (arch.name, addition)))
 
 
-def ensure(context: Context, arch: Arch) -> Path:
+def ensure(context: Context, arch: Arch, addition: str = "") -> Path:
     """The tree, made when it is not there or its data changed: beside its place, moved there when it is whole.
 
-    Raises EnvironmentFailure when a package cannot be had, a library is missing or the disk is full.
+    ``addition`` names a qemu/rootfs-NAME.yaml. Raises EnvironmentFailure when a package cannot be had, a library is
+    missing or the disk is full.
     """
     spec_path = context.qemu / "rootfs.yaml"
     spec = data.load(spec_path, Rootfs)
-    root = path_of(context, arch)
-    key = hashlib.sha256(f"{RECIPE}{arch.debian_arch}".encode() + spec_path.read_bytes()).hexdigest()
+    raw = spec_path.read_bytes()
+    if addition:
+        more_path = context.qemu / f"rootfs-{addition}.yaml"
+        more = data.load(more_path, Addition)
+        spec = replace(spec, packages=(*spec.packages, *more.packages), needs=(*spec.needs, *more.needs))
+        raw += more_path.read_bytes()
+    root = path_of(context, arch, addition)
+    key = hashlib.sha256(f"{RECIPE}{arch.debian_arch}".encode() + raw).hexdigest()
     if fs.is_whole(root, key):
         return root
     base = root.parent
     with fs.disk_errors(base):
         base.mkdir(parents=True, exist_ok=True)
-    with fs.lock(base / f".{arch.name}.lock", f"the user land of {arch.name}", wait_seconds=600):
+    with fs.lock(base / f".{root.name}.lock", f"the user land of {root.name}", wait_seconds=600):
         if fs.is_whole(root, key):
             return root
-        fs.require_space(base, SPACE_MIB, f"the user land of {arch.name}")
-        context.report.step(f"{arch.name}: making a user land for the guest from {spec.suite}'s packages (once)")
+        fs.require_space(base, ADDITION_SPACE_MIB if addition else SPACE_MIB, f"the user land of {root.name}")
+        context.report.step(f"{root.name}: making a user land for the guest from {spec.suite}'s packages (once)")
         with fs.whole_directory(root, key) as new:
             _fill(context, arch, spec, new)
     return root
@@ -89,7 +108,7 @@ def _fill(context: Context, arch: Arch, spec: Rootfs, root: Path) -> None:
     if lacking:
         raise EnvironmentFailure(
             f"the user land of {arch.name} would lack {', '.join(lacking)}",
-            hint="add the package that has it to `needs` in qemu/rootfs.yaml",
+            hint="add the package that has it to `needs` in qemu/rootfs.yaml or the file on top of it",
         )
 
 

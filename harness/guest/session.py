@@ -240,17 +240,19 @@ def boot_image(
     guest: Guest | None = None,
     least: float = 0.0,
     provoked: Mapping[str, str] | None = None,
+    files: Mapping[str, Path] | None = None,
 ) -> ArchResult:
     """Boot ``image`` with ``programs`` by one of the backends and keep the record in the run directory.
 
-    ``least`` and ``provoked`` are those of :func:`harness.guest.runner.boot`.
+    ``least`` and ``provoked`` are those of :func:`harness.guest.runner.boot`, ``files`` those of
+    :func:`harness.guest.vng.test`.
     """
     label = label_of(arch, guest)
     directory = run.part(label)
     words = guest.cmdline.split() if guest else []
     arch = guest.on(arch) if guest else arch
     if backend == "vng":
-        boot = vng.test(context, arch, image, programs, directory, factor=factor)
+        boot = vng.test(context, arch, image, programs, directory, factor=factor, root=root, files=files, least=least)
     else:
         boot = runner.boot(
             context,

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import termios
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -117,7 +117,7 @@ def argv(
         # Its own choice of CPU has pointer authentication, which costs an emulated arm64 guest a multiple of its time.
         words += ["--disable-kvm", f"--qemu-opts=-cpu {machine.cpu}"]
     if root != Path("/"):
-        words += ["--arch", arch.name, "--root", str(root)]
+        words += ["--arch", arch.debian_arch, "--root", str(root)]
     if share is not None:
         words += ["--rwdir", f"{SHARE}={share}"]
     if host_files is not None and root != Path("/"):
@@ -161,13 +161,14 @@ def _guest(
     shell: str = "",
     share: Path | None = None,
     host_files: Path | None = None,
+    root: Path | None = None,
 ) -> _Guest:
     if not image.is_file():
         raise UsageError(f"there is no kernel image {image}", hint="harness build")
     machine = context.machine(arch.machine)
     qemu = emulator.ensure(context, arch, machine).program
     vng = tool()
-    root = prepare(context, arch)
+    root = root or prepare(context, arch)
     accel = accels.choose(context, arch, machine, qemu, image)
     nonce = runner.new_nonce()
     words = argv(
@@ -216,15 +217,28 @@ def _watch(
 
 
 def test(
-    context: Context, arch: Arch, image: Path, programs: Sequence[Program], directory: Path, *, factor: float = 1.0
+    context: Context,
+    arch: Arch,
+    image: Path,
+    programs: Sequence[Program],
+    directory: Path,
+    *,
+    factor: float = 1.0,
+    root: Path | None = None,
+    files: Mapping[str, Path] | None = None,
+    least: float = 0.0,
 ) -> runner.Boot:
     """What :func:`harness.guest.runner.boot` does, in a guest of virtme-ng: our init runs in it as a program.
 
-    Raises EnvironmentFailure when vng or QEMU is missing or does not start.
+    ``root`` is a user land in place of the usual one. ``files`` are directories that the guest has a copy of below
+    SHARE, by the name there; ``least`` is for :func:`harness.guest.runner.deadlines`. Raises EnvironmentFailure when
+    vng or QEMU is missing or does not start.
     """
     share = directory / "share"
     with disk_errors(directory):
         (share / "tests").mkdir(parents=True, exist_ok=True)
+        for name, source_directory in (files or {}).items():
+            shutil.copytree(source_directory, share / name, dirs_exist_ok=True)
         moved = []
         for program in programs:
             if program.file is not None:
@@ -237,14 +251,14 @@ def test(
         (share / "init").chmod(0o755)
     atomic_write(share / "run.sh", f"#!/bin/sh\n{WAKE}\nexec {SHARE}/init\n", mode=0o755)
     rules = runner.rules(context)
-    guest = _guest(context, arch, image, script=f"{SHARE}/run.sh", share=share.resolve())
+    guest = _guest(context, arch, image, script=f"{SHARE}/run.sh", share=share.resolve(), root=root)
     runner.write_reproducer(directory / runner.REPRODUCE, guest.argv)
     log = directory / runner.CONSOLE_LOG
     context.report.step(f"{arch.name}: booting with virtme-ng, {guest.accel.name}, {len(programs)} programs")
     result, text = _watch(
         guest,
         log,
-        runner.deadlines(context, factor * SLOWER),
+        runner.deadlines(context, factor * SLOWER, least),
         on_program=lambda name: context.report.debug(f"{arch.name}: {name}"),
     )
     judged = verdict.judge(

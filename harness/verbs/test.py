@@ -8,7 +8,7 @@ from pathlib import Path
 from harness import options
 from harness.context import Context
 from harness.errors import UsageError
-from harness.guest import session, upstream
+from harness.guest import bpftrace, session, upstream
 from harness.results import compare
 from harness.results.run import RunDirectory
 
@@ -25,6 +25,9 @@ With --upstream it runs the pinned kernel's own selftests instead (configs/upstr
 directories in a boot of its own; they are built from the tree without the series. With --against RESULTS, the
 results.json or the run directory of an earlier run, a test fails this one only if it passed there:
 `harness test --upstream --unpatched --json before.json`, then `harness test --upstream --against before.json`.
+
+With --bpftrace it runs the bpftrace scripts of the series (tools/agent-latency/bpftrace), each on a small workload, in
+a guest of flavour bpf with bpftrace from the distribution's packages. Those that go by step are skipped --unpatched.
 
 PROGRAM names some of them (abi, window, ...). The run directory holds the console log, the KTAP output, the .config,
 reproduce.sh, results.json and junit.xml. Exit code: 0 passed or skipped, 1 tests failed, 7 the kernel crashed or
@@ -64,6 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--upstream", action="store_true", help="the pinned kernel's own selftests")
     parser.add_argument(
+        "--bpftrace", action="store_true", help="the bpftrace scripts of the series (flavour bpf, unless given)"
+    )
+    parser.add_argument(
         "--against", type=Path, metavar="RESULTS", help="fail only for what passed in this earlier run, and list it"
     )
     parser.add_argument(
@@ -74,7 +80,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(context: Context, args: argparse.Namespace) -> int:
     """Build, boot, judge, print; see DESCRIPTION."""
     archs = options.archs(context, args)
-    flavour = options.flavour(context, args)
+    if args.bpftrace and (args.upstream or args.guest or args.backend != "qemu"):
+        raise UsageError("--bpftrace has a guest of its own", hint="leave --upstream, --guest and --backend out")
+    own = args.bpftrace and not args.flavour
+    flavour = context.flavour(bpftrace.FLAVOUR) if own else options.flavour(context, args)
     guests = options.guests(context, args)
     patched = not args.unpatched
     if args.upstream and (args.guest or args.backend != "qemu"):
@@ -85,6 +94,8 @@ def run(context: Context, args: argparse.Namespace) -> int:
         for arch in archs:
             if args.upstream:
                 upstream.dry_run(context, arch, flavour, patched=patched, only=args.programs)
+            elif args.bpftrace:
+                bpftrace.dry_run(context, arch, flavour, patched=patched)
             else:
                 session.dry_run(context, arch, flavour, patched=patched, backend=args.backend, guests=guests)
         return 0
@@ -95,13 +106,16 @@ def run(context: Context, args: argparse.Namespace) -> int:
             directory,
             flavour=flavour,
             patched=patched,
-            backend=args.backend,
-            tests="upstream" if args.upstream else "series",
+            backend="vng" if args.bpftrace else args.backend,
+            tests="upstream" if args.upstream else "bpftrace" if args.bpftrace else "series",
         )
         results = []
         for arch in archs:
             if args.upstream:
                 results += upstream.test_arch(context, arch, flavour, directory, patched=patched, only=args.programs)
+                continue
+            if args.bpftrace:
+                results += bpftrace.test_arch(context, arch, flavour, directory, patched=patched, only=args.programs)
                 continue
             results += session.test_arch(
                 context,

@@ -101,6 +101,7 @@ def test_provoked_ends(arch: str, image: Path, runs: Path, tmp_path: Path, key: 
     assert "about to" in (runs / arch / "ktap/trigger.ktap").read_text()
 
 
+@pytest.mark.bpftrace
 @pytest.mark.parametrize("state", [[], ["--unpatched"]], ids=["series", "unpatched"])
 def test_the_bpftrace_scripts_find_a_workload(arch: str, state: list[str], runs: Path) -> None:
     assert cli.main(["test", "-a", arch, "--bpftrace", *state]) == 0

@@ -168,9 +168,8 @@ class Flavour:
 class Machine:
     """A QEMU machine as data: ``memory_mib`` in MiB, ``cmdline`` without the harness's part.
 
-    ``tcg`` are the options of that accelerator. ``minimum`` is the oldest QEMU that runs the machine as it is meant,
-    ``better`` the oldest that does so reliably; see qemu/emulator.yaml for where it comes from when the one installed
-    is older.
+    ``tcg`` are the options of that accelerator. ``minimum`` is the oldest QEMU that runs the machine as it is meant;
+    see qemu/emulator.yaml for where it comes from when the one installed is older.
     """
 
     name: str
@@ -187,7 +186,6 @@ class Machine:
     kvm_cpu: str = "host"
     tcg: str = "thread=multi"
     minimum: str = ""
-    better: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,6 +23,7 @@ RECIPE = 2  # changes when this module builds another tree from the same data
 class Packages:
     """See qemu/emulator.yaml."""
 
+    better: str
     suite: str
     packages: tuple[str, ...]
     data: tuple[str, ...]
@@ -56,15 +57,17 @@ def ensure(context: Context, arch: Arch, machine: Machine) -> Emulator:
     """The QEMU for ``machine``.
 
     Raises EnvironmentFailure when there is none, or none as late as the machine's ``minimum``. One that is only older
-    than ``better`` is used, with a warning, where no later one can be had.
+    than qemu/emulator.yaml's ``better`` is used, with a warning, where no later one can be had.
     """
-    wanted = machine.minimum or machine.better
+    spec_path = context.qemu / "emulator.yaml"
+    spec = data.load(spec_path, Packages)
+    wanted = machine.minimum or spec.better
     installed = (shutil.which(machine.qemu) or "") if machine.minimum else find_qemu(machine, arch)
     version = qemu_version(installed) if installed else ""
-    if installed and (not wanted or at_least(version, wanted)):
+    if installed and at_least(version, wanted):
         return Emulator(installed, version)
     try:
-        return _private(context, machine, wanted)
+        return _private(context, spec, spec_path, machine, wanted)
     except EnvironmentFailure as error:
         if machine.minimum:
             raise
@@ -72,10 +75,8 @@ def ensure(context: Context, arch: Arch, machine: Machine) -> Emulator:
         return Emulator(installed, version)
 
 
-def _private(context: Context, machine: Machine, wanted: str) -> Emulator:
+def _private(context: Context, spec: Packages, spec_path: Path, machine: Machine, wanted: str) -> Emulator:
     """The QEMU of the packages, unpacked into the cache if it is not there yet."""
-    spec_path = context.qemu / "emulator.yaml"
-    spec = data.load(spec_path, Packages)
     root = context.cache / "emulator"
     key = hashlib.sha256(str(RECIPE).encode() + spec_path.read_bytes()).hexdigest()
     with fs.disk_errors(root.parent):

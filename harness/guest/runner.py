@@ -26,10 +26,11 @@ INITRAMFS = "initramfs.cpio.gz"
 
 @dataclass(frozen=True)
 class Boot:
-    """What one boot gave. ``boot_seconds`` is host time from power-on to the guest's first marker."""
+    """What one boot gave. ``qemu`` is its version, ``boot_seconds`` host time from power-on to the first marker."""
 
     arch: Arch
     backend: str
+    qemu: str
     accel: Accel
     argv: tuple[str, ...]
     log: Path
@@ -95,12 +96,12 @@ def boot(
     if not image.is_file():
         raise UsageError(f"there is no kernel image {image}", hint="harness build")
     checked = rules(context).excusing(provoked or {})
-    qemu = emulator.ensure(context, arch, machine).program
-    accel = accels.choose(context, arch, machine, qemu, image)
+    qemu = emulator.ensure(context, arch, machine)
+    accel = accels.choose(context, arch, machine, qemu.program, image)
     nonce = new_nonce()
     initrd = init.make_initramfs(context, arch, programs, directory / INITRAMFS, root)
     line = machines.cmdline(machine, nonce, cmdline)
-    argv = machines.argv(machine, kernel=image, initrd=initrd, cmdline=line, accel=accel.name, qemu=qemu)
+    argv = machines.argv(machine, kernel=image, initrd=initrd, cmdline=line, accel=accel.name, qemu=qemu.program)
     write_reproducer(directory / REPRODUCE, argv)
     log = directory / CONSOLE_LOG
     context.report.step(f"{arch.name}: booting with {accel.name}, {_count(programs)}")
@@ -117,7 +118,7 @@ def boot(
     judged = verdict.judge(
         text, result.ending, checked, nonce=nonce, expected=[verdict.Expected(p.name, p.reports) for p in programs]
     )
-    return Boot(arch, "qemu", accel, tuple(argv), log, result.seconds, result.boot_seconds, judged)
+    return Boot(arch, "qemu", qemu.version, accel, tuple(argv), log, result.seconds, result.boot_seconds, judged)
 
 
 def _count(programs: Sequence[Program]) -> str:

@@ -14,7 +14,7 @@ from harness.context import Context
 from harness.data import Arch, Flavour, Guest
 from harness.errors import ExitCode, HarnessError, UsageError
 from harness.fs import atomic_write, write_json
-from harness.guest import emulator, runner, verdict, vng
+from harness.guest import runner, verdict, vng
 from harness.guest.init import Program
 from harness.guest.ktap import Status
 from harness.report import Stopwatch
@@ -273,7 +273,7 @@ def boot_image(
                 label: {
                     "accelerator": {"name": boot.accel.name, "reason": boot.accel.reason},
                     "argv": list(boot.argv),
-                    "qemu": emulator.ensure(context, arch, context.machine(arch.machine)).version,
+                    "qemu": boot.qemu,
                     "kernel_banner": boot.verdict.banner,
                     "exit_code": int(boot.verdict.exit_code),
                     "guest_seconds": round(boot.seconds, 2),

@@ -147,6 +147,7 @@ def argv(
 @dataclass(frozen=True)
 class _Guest:
     argv: list[str]
+    qemu: str
     accel: accels.Accel
     root: Path
     nonce: str
@@ -166,10 +167,10 @@ def _guest(
     if not image.is_file():
         raise UsageError(f"there is no kernel image {image}", hint="harness build")
     machine = context.machine(arch.machine)
-    qemu = emulator.ensure(context, arch, machine).program
+    qemu = emulator.ensure(context, arch, machine)
     vng = tool()
     root = root or prepare(context, arch)
-    accel = accels.choose(context, arch, machine, qemu, image)
+    accel = accels.choose(context, arch, machine, qemu.program, image)
     nonce = runner.new_nonce()
     words = argv(
         context,
@@ -183,9 +184,9 @@ def _guest(
         nonce=nonce,
         kvm=accel.name == "kvm",
         vng=vng,
-        qemu=qemu,
+        qemu=qemu.program,
     )
-    return _Guest(words, accel, root, nonce)
+    return _Guest(words, qemu.version, accel, root, nonce)
 
 
 def _watch(
@@ -268,7 +269,9 @@ def test(
         nonce=guest.nonce,
         expected=[verdict.Expected(program.name, program.reports) for program in programs],
     )
-    return runner.Boot(arch, "vng", guest.accel, tuple(guest.argv), log, result.seconds, result.boot_seconds, judged)
+    return runner.Boot(
+        arch, "vng", guest.qemu, guest.accel, tuple(guest.argv), log, result.seconds, result.boot_seconds, judged
+    )
 
 
 class _Tail:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import gzip
 import os
 import shutil
@@ -94,6 +95,23 @@ def test_the_binary_is_cached_by_what_it_is_made_from(context: Context) -> None:
     assert init.compile_init(context, arch, render(TEMPLATE, [Program("a")])) == first
     assert first.stat().st_mtime_ns == stamp
     assert init.compile_init(context, arch, render(TEMPLATE, [Program("b")])) != first
+
+
+def test_two_boots_may_want_different_inits_at_once(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not shutil.which("gcc"):
+        pytest.skip("needs gcc")
+    monkeypatch.setattr(init, "KEPT_INITS", 1)
+    arch = next(
+        context.arch(name)
+        for name in ("x86_64", "arm64")
+        if not context.arch(name).toolchain_prefix(os.uname().machine)
+    )
+    sources = [f"int main(void) {{ return {n}; }}" for n in range(4)]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda source: init.compile_init(context, arch, source), sources * 2))
+    assert len(set(made)) == len(sources)
+    left = sorted(path.name for path in (context.cache / "guest").iterdir())
+    assert left and all(name.startswith(f"init-{arch.name}-") for name in left)
 
 
 def test_the_archive_is_what_cpio_reads(tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
-import os
 import re
 import stat
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ from harness.errors import EnvironmentFailure, UsageError
 from harness.fs import atomic_write, disk_errors
 
 COMPILE_SECONDS = 120.0
+# Binaries that stay in the cache, for each architecture
+KEPT_INITS = 20
 # A task that waits this long for the disk, a lock or a CPU in a guest of this size is hung.
 HUNG_TASK_SECONDS = 30
 GUEST_DIRECTORY = "/tests"
@@ -104,25 +107,35 @@ def compile_init(context: Context, arch: Arch, source: str) -> Path:
         return binary
     with disk_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
-    for old in sorted(directory.glob(f"init-{arch.name}-*"), key=lambda p: p.stat().st_mtime)[:-20]:
-        old.unlink(missing_ok=True)
-    text = directory / f"init-{arch.name}-{key}.c"
-    atomic_write(text, source)
-    partial = binary.with_name(f"{binary.name}.{os.getpid()}.part")  # two runs may want the same
-    done = proc.run(
-        [compiler, "-static", "-O2", "-Wall", "-o", str(partial), str(text)],
-        timeout=COMPILE_SECONDS,
-        what=f"{prefix}gcc",
-    )
-    if done.status != 0:
-        partial.unlink(missing_ok=True)
-        raise EnvironmentFailure(
-            f"the guest's init does not compile for {arch.name}",
-            detail="\n".join(done.errors.splitlines()[:10]),
-            hint=f"see {text}; a static C library is needed (libc6-dev of the guest's architecture)",
+    _prune(directory, f"init-{arch.name}-*")
+    # Apart, as two runs, or two boots of one, may want the same and none is to see half of it.
+    with tempfile.TemporaryDirectory(prefix="init-", dir=directory) as apart:
+        text, made = Path(apart, "init.c"), Path(apart, "init")
+        atomic_write(text, source)
+        done = proc.run(
+            [compiler, "-static", "-O2", "-Wall", "-o", str(made), str(text)],
+            timeout=COMPILE_SECONDS,
+            what=f"{prefix}gcc",
         )
-    partial.replace(binary)
+        if done.status != 0:
+            kept = text.replace(directory / f"failed-init-{arch.name}.c")
+            raise EnvironmentFailure(
+                f"the guest's init does not compile for {arch.name}",
+                detail="\n".join(done.errors.splitlines()[:10]),
+                hint=f"see {kept}; a static C library is needed (libc6-dev of the guest's architecture)",
+            )
+        made.replace(binary)
     return binary
+
+
+def _prune(directory: Path, pattern: str) -> None:
+    """Remove all but the newest files; others may do the same at the same time."""
+    aged = []
+    for path in directory.glob(pattern):
+        with contextlib.suppress(FileNotFoundError):
+            aged.append((path.stat().st_mtime, path))
+    for _, path in sorted(aged)[:-KEPT_INITS]:
+        path.unlink(missing_ok=True)
 
 
 @dataclass

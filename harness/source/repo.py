@@ -11,13 +11,13 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
 from harness import proc
 from harness.context import Context
-from harness.errors import ApplyError, EnvironmentFailure, HarnessError
+from harness.errors import ApplyError, EnvironmentFailure, HarnessError, UsageError
 from harness.fs import disk_errors, require_space
 from harness.report import Stopwatch
 from harness.source import fetch, tarball
@@ -188,13 +188,8 @@ class KernelRepo:
 
     def _commits(self, base: str, patches: Sequence[Patch]) -> list[str]:
         """Apply patches to a private index, one commit each. Author and date are also the committer's."""
-        fd, name = tempfile.mkstemp(prefix="agent-index-", dir=self.path)
-        os.close(fd)
-        index = Path(name)
-        index.unlink()  # git wants to make it itself
-        env = {"GIT_INDEX_FILE": str(index), "GIT_DIR": str(self.path)}
         made: list[str] = []
-        try:
+        with self._private_index() as env:
             git(self.path, "read-tree", base, timeout=self.timeout, env=env)
             parent = base
             for patch in patches:
@@ -205,28 +200,61 @@ class KernelRepo:
                 if done.status != 0:
                     raise explain(patch, done.errors, self.path)
                 tree = git(self.path, "write-tree", timeout=self.timeout, env=env).output.strip()
-                person = {
-                    f"GIT_{role}_{what}": value
-                    for role in ("AUTHOR", "COMMITTER")
-                    for what, value in (("NAME", patch.author), ("EMAIL", patch.email), ("DATE", patch.git_date))
-                }
                 parent = git(
                     self.path,
                     *("commit-tree", tree, "-p", parent, "-F", "-"),
                     timeout=self.timeout,
-                    env={**env, **person},
+                    env={**env, **_person(patch.author, patch.email, patch.git_date)},
                     stdin=patch.commit_message.encode("utf-8", "surrogateescape"),
                 ).output.strip()
                 made.append(parent)
-        finally:
-            index.unlink(missing_ok=True)
-            index.with_name(f"{index.name}.lock").unlink(missing_ok=True)
         return made
 
     def tree_of(self, base: str, series: Series) -> str:
         """The tree that the series gives on ``base``; no reference is written. Raises ApplyError."""
         commit = self._commits(base, series.patches)[-1] if series.patches else base
         return self.git("rev-parse", f"{commit}^{{tree}}")
+
+    # Single files
+
+    def read(self, commit: str, path: str) -> str:
+        """The text of a file of ``commit``. Raises UsageError when it has none there."""
+        found = git(self.path, "cat-file", "blob", f"{commit}:{path}", timeout=self.timeout, check=False)
+        if found.status != 0:
+            raise UsageError(f"there is no file {path} in the kernel {commit[:12]}")
+        return found.output
+
+    def commit_files(self, parent: str, texts: Mapping[str, str], subject: str) -> str:
+        """A commit on ``parent`` in which the files of ``texts`` are these; the same ones give the same commit."""
+        with self._private_index() as env:
+            git(self.path, "read-tree", parent, timeout=self.timeout, env=env)
+            for path, text in texts.items():
+                blob = git(
+                    self.path, "hash-object", "-w", "--stdin", timeout=self.timeout, stdin=text.encode(), env=env
+                ).output.strip()
+                entry = f"100644,{blob},{path}"
+                git(self.path, "update-index", "--cacheinfo", entry, timeout=self.timeout, env=env)
+            tree = git(self.path, "write-tree", timeout=self.timeout, env=env).output.strip()
+            name, email, date = _BASE_PERSON
+            return git(
+                self.path,
+                *("commit-tree", tree, "-p", parent, "-m", subject),
+                timeout=self.timeout,
+                env={**env, **_person(name, email, date)},
+            ).output.strip()
+
+    @contextlib.contextmanager
+    def _private_index(self) -> Iterator[dict[str, str]]:
+        """The environment for a git that works on an index of its own, which is removed at the end."""
+        fd, name = tempfile.mkstemp(prefix="agent-index-", dir=self.path)
+        os.close(fd)
+        index = Path(name)
+        index.unlink()  # git wants to make it itself
+        try:
+            yield {"GIT_INDEX_FILE": str(index), "GIT_DIR": str(self.path)}
+        finally:
+            index.unlink(missing_ok=True)
+            index.with_name(f"{index.name}.lock").unlink(missing_ok=True)
 
     # Worktrees
 
@@ -321,6 +349,15 @@ class KernelRepo:
             shutil.rmtree(path.parent, ignore_errors=True)
             with contextlib.suppress(HarnessError), self._locked():
                 self.git("worktree", "prune")
+
+
+def _person(name: str, email: str, date: str) -> dict[str, str]:
+    """The environment in which git takes somebody for author and committer."""
+    return {
+        f"GIT_{role}_{what}": value
+        for role in ("AUTHOR", "COMMITTER")
+        for what, value in (("NAME", name), ("EMAIL", email), ("DATE", date))
+    }
 
 
 def worktree_git(path: Path, *arguments: str, timeout: float) -> str:

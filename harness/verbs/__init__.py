@@ -25,6 +25,7 @@ VERBS = (
     "test",
     "measure",
     "trace",
+    "mutate",
     "run",
     "check",
     "series",

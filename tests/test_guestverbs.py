@@ -572,3 +572,39 @@ def test_an_unknown_guest_lists_the_known(harness) -> None:  # type: ignore[no-u
     assert code == 0
     assert "cpufreq_emul_shared=1" in out
     assert "Nehalem" in out
+
+
+def test_a_mutant_that_nobody_notices(harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("harness.verbs.mutate.source", lambda *_: "c0ffee")
+    monkeypatch.setattr("harness.build.kernel.source_commit", lambda *_, **__: "c0ffee")
+    words = f"log={only_window(tmp_path)}"
+    code, out, err = harness("mutate", "-a", "x86_64", "no-window", qemu=words, PROGRAMS="window")
+    assert code == 1, out + err
+    rows = [line.split() for line in out.splitlines() if line.startswith("x86_64")]
+    assert [row[1:4] for row in rows] == [["none", "window", "passed"], ["no-window", "window", "survived"]]
+    assert "x86_64: no-window: window: survived" in err
+    run = newest(harness)
+    assert [trial["state"] for trial in json.loads((run / "mutants.json").read_text())] == ["passed", "survived"]
+    assert "agent_mutant=1" in (run / "x86_64-no-window-window/reproduce.sh").read_text()
+
+
+def test_no_mutant_is_tried_where_the_test_fails_anyway(
+    harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("harness.verbs.mutate.source", lambda *_: "c0ffee")
+    monkeypatch.setattr("harness.build.kernel.source_commit", lambda *_, **__: "c0ffee")
+    words = f"log={late_log(tmp_path)}"
+    code, out, err = harness("mutate", "-a", "x86_64", "no-window", qemu=words, PROGRAMS="window")
+    assert code == 1
+    assert "none" in out and "no-window" not in out
+    assert "x86_64: none: window: failed" in err
+
+
+def test_mutants_are_listed(harness) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = harness("mutate", "--list", "window")
+    assert code == 0
+    assert "a task that blocks opens no window" in out
+    assert "boost" not in out
+    code, _, err = harness("mutate", "none-such")
+    assert code == 2
+    assert "there is no mutant 'none-such'" in err

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from harness import cli, proc
-from harness.errors import ApplyError, EnvironmentFailure, ExitCode, StageTimeout
+from harness.errors import ApplyError, EnvironmentFailure, ExitCode, StageTimeout, UsageError
 from harness.source import repo as repo_module
 from harness.source import tarball
 from harness.source.repo import KernelRepo
@@ -290,6 +290,21 @@ def test_files_that_are_there_or_not(project: Mini, order: list[int], said: str)
     with pytest.raises(ApplyError, match="does not apply") as caught:
         repo_of(project).apply(Series(tuple(patches[i] for i in order)))
     assert said in caught.value.message
+
+
+def test_files_become_a_commit_without_a_worktree(project: Mini) -> None:
+    repo = repo_of(project)
+    head = repo.apply(load(project))
+    path = repo.git("ls-tree", "-r", "--name-only", head).splitlines()[0]
+    text = repo.read(head, path) + "more\n"
+    commit = repo.commit_files(head, {path: text}, "More")
+    assert repo.read(commit, path) == text
+    assert repo.git("diff", "--name-only", head, commit) == path
+    assert repo.git("log", "-1", "--format=%s %an %P", commit) == f"More Linux {head}"
+    assert repo.commit_files(head, {path: text}, "More") == commit
+    with pytest.raises(UsageError, match="there is no file none/such in the kernel"):
+        repo.read(head, "none/such")
+    assert not list(repo.path.glob("agent-index-*"))
 
 
 def test_another_tree_is_refused_when_its_hash_is_not_pinned(project: Mini) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from harness import data
 from harness.context import Context
+from harness.mutation import mutants as mutation
 from harness.report import Reporter
 from harness.settings import resolve
 from harness.source.refresh import DeveloperTree
@@ -56,3 +58,15 @@ def test_switching_rewrites_only_what_the_series_touches(context: Context) -> No
     with repo.checkout(head) as tree:
         after = mtimes(tree)
     assert {name for name in before if after.get(name) != before[name]} <= set(series.touched())
+
+
+def test_every_mutant_still_finds_what_it_breaks(context: Context) -> None:
+    path = context.configs / "mutants.yaml"
+    known = data.load(path, mutation.Mutants)
+    mutation.check(known, str(path))
+    repo = KernelRepo(context)
+    head = repo.apply(Series.load(context.patches))
+    texts = mutation.apply(known, {file: repo.read(head, file) for file in known.files()})
+    commit = repo.commit_files(head, texts, "Mutants")
+    assert commit == repo.commit_files(head, texts, "Mutants")
+    assert set(repo.git("diff", "--name-only", head, commit).splitlines()) == set(known.files())

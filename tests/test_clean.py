@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
 
 from harness import fs
 from harness.context import Context
-from harness.errors import ExitCode, UsageError
+from harness.errors import EnvironmentFailure, ExitCode, UsageError
 from harness.settings import resolve
 from harness.verbs import clean
-from tests.conftest import git, said
+from tests.conftest import add_commit, git, said
 
 
 def run(context: Context, *argv: str) -> int:
@@ -29,6 +30,8 @@ def full(context: Context, fake_kernel: Path) -> Context:
         (context.cache / name).mkdir(parents=True)
         (context.cache / name / "file").write_text("x" * 5000)
     git(fake_kernel, "clone", "-q", "--bare", str(fake_kernel), str(context.kernel_repo))
+    for name, commit in (("base/6.18.15/x", "base"), ("series/x/y", "main")):
+        git(context.kernel_repo, "update-ref", f"refs/agent/{name}", f"{commit}^{{commit}}")
     run_directory = context.runs / "20261120T000000Z-test"
     run_directory.mkdir(parents=True)
     (run_directory / "metadata.json").write_text("{}")
@@ -118,6 +121,52 @@ def test_developers_worktree_and_its_repository_stay(full: Context) -> None:
     assert (tree / "kernel/new.c").read_text() == "unsaved work"
     assert "developer's worktree" in said(full)
     git(tree, "status")
+
+
+def commit_in(tree: Path) -> str:
+    """A commit of a developer that no series has."""
+    return add_commit(tree, "kernel: More", {"kernel/more.c": "/* more */\n"})
+
+
+def test_detached_worktree_is_a_developers_too(full: Context, tmp_path: Path) -> None:
+    inside, outside = full.cache / "tree", tmp_path / "elsewhere/linux"
+    for tree in (inside, outside):
+        git(full.kernel_repo, "worktree", "add", "-q", "--detach", str(tree), "base")
+    commit = commit_in(inside)
+    assert run(full, "all") == ExitCode.OK
+    assert left(full) == {"build", "downloads", "tree", "linux.git"}
+    assert git(inside, "rev-parse", "HEAD").strip() == commit
+    git(outside, "status")
+    assert said(full).count("a developer's worktree") == 2
+
+
+@pytest.mark.parametrize("state", ["branch", "detached", "saved"])
+def test_commits_of_a_removed_worktree_stay(full: Context, state: str) -> None:
+    tree = full.cache / "tree"
+    how = ("-b", "agent") if state == "branch" else ("--detach",)
+    git(full.kernel_repo, "worktree", "add", "-q", *how, str(tree), "base")
+    commit = commit_in(tree)
+    if state == "saved":
+        git(full.kernel_repo, "update-ref", "refs/agent/saved/20261120T000000", commit)
+    shutil.rmtree(tree)
+    assert run(full, "all") == ExitCode.OK
+    assert run(full, "all") == ExitCode.OK
+    assert left(full) == {"build", "downloads", "linux.git"}
+    assert git(full.kernel_repo, "cat-file", "-t", commit).strip() == "commit"
+    assert "no stored series has" in said(full)
+
+
+def test_nothing_goes_when_git_cannot_say_whose_it_is(full: Context, fake_bin: Path) -> None:
+    (fake_bin / "git").unlink()
+    with pytest.raises(EnvironmentFailure, match="git"):
+        run(full, "all")
+    assert left(full) == EVERYTHING
+
+
+def test_branch_at_a_stored_series_needs_no_keeping(full: Context) -> None:
+    git(full.kernel_repo, "branch", "agent", "main")
+    assert run(full, "all") == ExitCode.OK
+    assert left(full) == {"build", "downloads"}
 
 
 def test_stale_worktrees_are_forgotten(full: Context) -> None:

@@ -27,8 +27,8 @@ Removes what the other verbs can make again and prints how much that frees:
   downloads  tarballs
   runs       result directories of the project
   ccache     the compiler cache
-  all        all of these and the rest of the cache; a developer's worktree, and the repository that holds its
-             commits, stay and are named
+  all        all of these and the rest of the cache; a developer's worktree, and the repository that holds commits
+             which no stored series has, stay and are named
 
 What another run is using is left alone and named (exit code 3). --dry-run prints sizes and commands.
 """
@@ -36,6 +36,8 @@ What another run is using is left alone and named (exit code 3). --dry-run print
 KINDS = ("builds", "trees", "downloads", "runs", "ccache", "all")
 TRASH = ".trash-"
 GIT_SECONDS = 120.0
+# References that `harness apply` makes again from patches/ and the source.
+STORED = ("refs/agent/series/", "refs/agent/base/", "refs/agent/importing")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,17 @@ class Item:
     kind: str
     path: Path
     locks: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a developer has made: worktrees, and names of commits of the kernel repository that no series has."""
+
+    trees: tuple[Path, ...] = ()
+    commits: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.trees or self.commits)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +71,7 @@ def run(context: Context, args: argparse.Namespace) -> int:
     if unknown := sorted(kinds - set(KINDS)):
         raise UsageError(f"nothing is called {unknown[0]!r} here", hint=f"one of: {', '.join(KINDS)}")
     _check_cache(context)
-    kept = developer_trees(context)
+    kept = developers_work(context)
     rows = []
     problems: list[HarnessError] = []
     freed = 0
@@ -82,17 +95,28 @@ def run(context: Context, args: argparse.Namespace) -> int:
         rows.append((item.kind, str(item.path), mib(size), "removed"))
     if context.dry_run:
         return ExitCode.OK
-    _prune(context)
-    for tree in kept if kinds & {"trees", "all"} else []:
+    if not kept:
+        _prune(context)
+    for tree in kept.trees if kinds & {"trees", "all"} else ():
         rows.append(("tree", str(tree), "", "kept: a developer's worktree; `rm -r` it yourself when it is exported"))
+    if kept.commits and "all" in kinds:
+        more = f" and {len(kept.commits) - 1} more" if len(kept.commits) > 1 else ""
+        why = f"kept: no stored series has {kept.commits[0]}{more}; `rm -r` it yourself when nobody needs it"
+        rows.append(("repository", str(context.kernel_repo), "", why))
     if rows:
         context.report.result(table(rows, header=("what", "where", "size", "")))
     context.report.result(f"{mib(freed)} freed" if rows else "nothing to remove")
     return problems[0].exit_code if problems else ExitCode.OK
 
 
-def items(context: Context, kinds: set[str], kept: list[Path]) -> Iterator[Item]:
-    """What there is to remove of ``kinds``. Worktrees of developers, ``kept``, are in nothing that comes out."""
+def items(context: Context, kinds: set[str], kept: Work) -> Iterator[Item]:
+    """What there is to remove of ``kinds``. Nothing that comes out is or holds a developer's worktree."""
+    for item in _everything(context, kinds, kept):
+        if not any(tree == item.path or item.path in tree.parents for tree in kept.trees):
+            yield item
+
+
+def _everything(context: Context, kinds: set[str], kept: Work) -> Iterator[Item]:
     everything = "all" in kinds
     named = {context.builds, context.downloads, context.cache / "ccache", *_trees(context)}
     if everything or "builds" in kinds:
@@ -100,8 +124,7 @@ def items(context: Context, kinds: set[str], kept: list[Path]) -> Iterator[Item]
             yield Item("build", path, (context.cache / "locks" / f"build-{path.name}.lock",))
     if everything or "trees" in kinds:
         for path in _trees(context):
-            if path not in kept:
-                yield Item("tree", path, (_beside(path),))
+            yield Item("tree", path, (_beside(path),))
     if everything or "downloads" in kinds:
         lock = context.downloads / ".lock"
         for path in _children(context.downloads):
@@ -116,8 +139,7 @@ def items(context: Context, kinds: set[str], kept: list[Path]) -> Iterator[Item]
                 yield Item("run", path)
     if everything:
         for path in _children(context.cache):
-            holds = [tree for tree in kept if tree == path or path in tree.parents]
-            if path in named or path.name == "locks" or path.suffix == ".lock" or holds:
+            if path in named or path.name == "locks" or path.suffix == ".lock":
                 continue
             if path == context.kernel_repo and kept:
                 continue
@@ -140,18 +162,36 @@ def _beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.lock")
 
 
-def developer_trees(context: Context) -> list[Path]:
-    """Worktrees of the kernel repository that are on a branch: somebody's work. Builds and checks use none."""
-    if not context.kernel_repo.is_dir():
-        return []
-    done = git(context.kernel_repo, "worktree", "list", "--porcelain", timeout=GIT_SECONDS, check=False)
-    found = []
-    for block in done.output.split("\n\n"):
+def developers_work(context: Context) -> Work:
+    """What of the kernel repository is somebody's work, whatever a rebase, a detached HEAD or an ``rm`` left of it.
+
+    Raises EnvironmentFailure when git cannot tell: what is not known to be expendable stays.
+    """
+    if not (context.kernel_repo / "HEAD").is_file():
+        return Work()
+    listed = git(context.kernel_repo, "worktree", "list", "--porcelain", timeout=GIT_SECONDS).output
+    known = git(
+        context.kernel_repo, "for-each-ref", "--format=%(objectname) %(refname)", timeout=GIT_SECONDS
+    ).output.splitlines()
+    refs = [(name, commit) for commit, _, name in (line.partition(" ") for line in known)]
+    stored = {commit for name, commit in refs if name.startswith(STORED)}
+    named = {commit: name for name, commit in refs if commit not in stored}
+    trees = []
+    for block in listed.split("\n\n"):
         lines = dict(line.partition(" ")[::2] for line in block.splitlines())
-        path = Path(lines.get("worktree", ""))
-        if "branch" in lines and "bare" not in lines and path.is_dir():
-            found.append(path)
-    return found
+        path, head = Path(lines.get("worktree", "")), lines.get("HEAD", "")
+        if "bare" in lines or not head or _is_ours(context, path):
+            continue
+        if path.is_dir():
+            trees.append(path)
+        elif head not in stored:
+            named.setdefault(head, f"{head[:12]}, the HEAD of {path} which is gone")
+    return Work(tuple(trees), tuple(named.values()))
+
+
+def _is_ours(context: Context, tree: Path) -> bool:
+    """Whether builds, checks or exports have made a worktree, for themselves."""
+    return tree in _trees(context) or context.cache / "disposable" in tree.parents
 
 
 def _check_cache(context: Context) -> None:

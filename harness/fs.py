@@ -60,9 +60,27 @@ def atomic_write(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
             raise
 
 
+def json_text(value: Any) -> str:
+    """``value`` as indented JSON."""
+    return json.dumps(value, indent=2, sort_keys=True, default=str) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically."""
-    atomic_write(path, json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
+    atomic_write(path, json_text(value))
+
+
+def deliver(path: Path, text: str) -> None:
+    """Write ``text`` to where a user wants it: what is no plain file (a device, a FIFO, /dev/fd/N) is never replaced.
+
+    A link stays one and its target is written, atomically. Raises EnvironmentFailure as :func:`atomic_write` does.
+    """
+    special = path.absolute().parts[1:2] in (("dev",), ("proc",)) or (path.exists() and not path.is_file())
+    if not special:
+        atomic_write(path.resolve(), text)
+        return
+    with disk_errors(path), os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND), "wb") as out:
+        out.write(text.encode())
 
 
 def write_if_changed(path: Path, data: str) -> bool:

@@ -24,6 +24,42 @@ def test_atomic_write_replaces_and_keeps_nothing_else(tmp_path: Path) -> None:
     assert [p.name for p in target.parent.iterdir()] == ["file"]
 
 
+def test_a_users_link_stays_and_its_target_is_written(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_text("old")
+    link.symlink_to(target)
+    fs.deliver(link, "new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+    fs.deliver(tmp_path / "sub/fresh", "x")
+    assert (tmp_path / "sub/fresh").read_text() == "x"
+
+
+def test_a_fifo_is_written_and_stays_one(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    fs.deliver(fifo, "through")
+    assert os.read(reader, 100) == b"through"
+    os.close(reader)
+    assert fifo.is_fifo()
+
+
+def test_a_pipe_that_has_no_name_is_written() -> None:
+    out, into = os.pipe()
+    fs.deliver(Path(f"/dev/fd/{into}"), "through")
+    assert os.read(out, 100) == b"through"
+    os.close(out)
+    os.close(into)
+
+
+def test_what_another_program_has_open_is_not_replaced(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("w+") as file:
+        fs.deliver(Path(f"/dev/fd/{file.fileno()}"), "x")
+        assert os.fstat(file.fileno()).st_ino == (tmp_path / "out").stat().st_ino
+    assert (tmp_path / "out").read_text() == "x"
+
+
 def test_full_disk_leaves_the_old_file_and_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "file"
     fs.atomic_write(target, "old")

@@ -455,6 +455,18 @@ def test_parse_judges_saved_logs(harness, log: str, options: list[str], code: in
     assert not harness.runs.exists()
 
 
+def test_parse_writes_to_what_is_no_file_in_its_place(harness, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    for flag in ("--json", "--junit"):
+        fifo = tmp_path / flag
+        os.mkfifo(fifo)
+        reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+        code, _, err = harness("parse", str(LOGS / "kunit-good.log"), flag, str(fifo))
+        assert code in (0, 8), err
+        assert os.read(reader, 1 << 20)
+        os.close(reader)
+        assert fifo.is_fifo()
+
+
 def test_parse_of_nothing(harness, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     code, _, err = harness("parse", str(tmp_path / "none"))
     assert (code, "cannot read" in err) == (2, True)

@@ -13,7 +13,7 @@ from harness import proc
 from harness.context import Context
 from harness.data import Arch, Flavour, Guest
 from harness.errors import ExitCode, HarnessError, UsageError
-from harness.fs import atomic_write, write_json
+from harness.fs import atomic_write, deliver, json_text, write_json
 from harness.guest import runner, verdict, vng
 from harness.guest.init import Program
 from harness.guest.ktap import Status
@@ -327,7 +327,7 @@ def finish(
     text = junit.render(results)
     atomic_write(run.path / "junit.xml", text)
     if junit_to is not None:
-        atomic_write(junit_to, text)
+        deliver(junit_to, text)
     run.update({"exit_code": int(code)})
     show(context, results, json_to=json_to, value=value)
     if against is not None and json_to != "-":
@@ -352,7 +352,7 @@ def show(context: Context, results: Sequence[ArchResult], *, json_to: str | None
         context.report.result(json.dumps(value, indent=2, sort_keys=True))
     else:
         if json_to:
-            write_json(Path(json_to), value)
+            deliver(Path(json_to), json_text(value))
         context.report.result(table.render(results))
         for result in results:
             context.report.result(table.summary(result))

@@ -16,7 +16,7 @@ from harness import options
 from harness.context import Context
 from harness.data import Arch
 from harness.errors import EnvironmentFailure, ExitCode, HarnessError, UsageError
-from harness.fs import write_json
+from harness.fs import deliver, json_text, write_json
 from harness.guest import emulator
 from harness.measure import cells, guest, summary
 from harness.measure.cells import Answers, Cell
@@ -117,7 +117,7 @@ def run(context: Context, args: argparse.Namespace) -> int:
         }
         write_json(directory.path / "measure.json", value)
         if args.json:
-            write_json(args.json, value)
+            deliver(args.json, json_text(value))
         directory.update({"exit_code": int(code)})
         for one in measured:
             _show(context, args, one, against, before.get(one.arch.name, {}))

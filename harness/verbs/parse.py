@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.context import Context
 from harness.errors import UsageError
-from harness.fs import atomic_write
+from harness.fs import deliver
 from harness.guest import runner, session
 from harness.guest.verdict import End, Ending, Expected, judge
 from harness.results import junit, model
@@ -46,7 +46,7 @@ def run(context: Context, args: argparse.Namespace) -> int:
     result = ArchResult(args.arch or verdict.machine or "-", "saved log", verdict=verdict, log=log)
     value = model.as_json([result])
     if args.junit:
-        atomic_write(args.junit, junit.render([result]))
+        deliver(args.junit, junit.render([result]))
     session.show(context, [result], json_to=args.json, value=value)
     if args.require_pass and not session.passed_something(result):
         context.report.error("nothing passed, as --require-pass forbids")

@@ -12,7 +12,7 @@ from harness import options
 from harness.context import Context
 from harness.data import Arch, Flavour
 from harness.errors import EnvironmentFailure, ExitCode, HarnessError, TestsFailedError, UsageError
-from harness.fs import write_json
+from harness.fs import deliver, json_text, write_json
 from harness.guest import runner
 from harness.proc import quoted
 from harness.results import model
@@ -222,9 +222,10 @@ def _show(context: Context, args: argparse.Namespace, traced: list[Traced]) -> E
     if args.json == "-":
         context.report.result(json.dumps(value, indent=2))
     elif args.json:
-        write_json(Path(args.json), value)
+        deliver(Path(args.json), json_text(value))
     if args.perfetto:
-        write_json(args.perfetto, perfetto.render(traced[0].recording, traced[0].joined, source=traced[0].name))
+        rendered = perfetto.render(traced[0].recording, traced[0].joined, source=traced[0].name)
+        deliver(args.perfetto, json_text(rendered))
     for one in traced:
         if args.json != "-":
             _tables(context, args, one)

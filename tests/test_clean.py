@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from harness import fs
 from harness.context import Context
 from harness.errors import EnvironmentFailure, ExitCode, UsageError
+from harness.results.run import RunDirectory
 from harness.settings import resolve
 from harness.verbs import clean
 from tests.conftest import add_commit, git, said
@@ -75,6 +77,37 @@ def test_kinds(full: Context, what: list[str], gone: set[str]) -> None:
 def test_runs_only_what_is_a_run(full: Context) -> None:
     assert run(full, "runs") == ExitCode.OK
     assert [path.name for path in full.runs.iterdir()] == ["notes"]
+
+
+@pytest.mark.parametrize("what", ["runs", "all"])
+def test_a_run_that_is_running_keeps_its_directory_and_the_cache(full: Context, what: str) -> None:
+    for name in ("emulator", "rootfs/x86_64"):
+        (full.cache / name).mkdir(parents=True)
+    with RunDirectory.create(full, "boot") as running:
+        assert run(full, what) == ExitCode.ENVIRONMENT
+        assert json.loads((running.path / "metadata.json").read_text())["state"] == "running"
+        assert {"emulator", "rootfs", "guest"} <= left(full)
+        assert f"{running.path} is in use by pid" in said(full)
+        assert not (full.runs / "20261120T000000Z-test").exists()
+    assert run(full, what) == ExitCode.OK
+    assert not running.path.exists()
+
+
+def test_a_killed_run_is_removed(full: Context) -> None:
+    (full.runs / "20261120T000000Z-test/metadata.json").write_text('{"state": "running"}')
+    assert run(full, "all") == ExitCode.OK
+    assert not (full.runs / "20261120T000000Z-test").exists()
+    assert left(full) == {"build", "downloads"}
+
+
+@pytest.mark.parametrize("lock", [".emulator.lock", "rootfs/.x86_64.lock", "apt/emulator/.lock", "apt-arm64/.lock"])
+def test_what_is_being_made_in_the_cache_stays(full: Context, lock: str) -> None:
+    for name in ("emulator", "rootfs/x86_64", "apt/emulator", "apt-arm64"):
+        (full.cache / name).mkdir(parents=True)
+    with fs.lock(full.cache / lock, "x"):
+        assert run(full, "all") == ExitCode.ENVIRONMENT
+    kept = {".emulator.lock": "emulator"}.get(lock, lock.partition("/")[0])
+    assert left(full) == {"build", "downloads", kept}
 
 
 def test_dry_run_changes_nothing(full: Context) -> None:

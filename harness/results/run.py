@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import platform
 import sys
@@ -17,20 +18,23 @@ from typing import Any
 from harness import __version__
 from harness.context import Context
 from harness.errors import EnvironmentFailure, HarnessError
-from harness.fs import disk_errors, write_json
+from harness.fs import disk_errors, lock, write_json
 
 METADATA = "metadata.json"
+LOCK = ".lock"
 
 
 @dataclasses.dataclass
 class RunDirectory:
     """A directory of its own for one run, with a metadata.json that is true at every moment.
 
-    As a context manager it records how the run ended, an interruption and an error included.
+    As a context manager it records how the run ended, an interruption and an error included. It holds the lock of the
+    directory until then, and however the process ends: `harness clean` asks for it.
     """
 
     path: Path
     metadata: dict[str, Any]
+    _held: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)
     _started: float = dataclasses.field(default_factory=time.monotonic)
 
     @staticmethod
@@ -67,6 +71,7 @@ class RunDirectory:
                 "settings": dict(context.settings.values),
             },
         )
+        run._held.enter_context(lock(path / LOCK, f"the run directory {path}"))
         run.write()
         _point(context.runs / "latest", path)
         return run
@@ -105,11 +110,20 @@ class RunDirectory:
             self.metadata["exit_code"] = int(value.exit_code) if isinstance(value, HarnessError) else None
         self.metadata["state"] = state
         self.metadata["seconds"] = round(time.monotonic() - self._started, 1)
-        if value is None:
-            self.write()
-        else:
-            with contextlib.suppress(HarnessError):  # the first failure is the one to report
+        with self._held:
+            if value is None:
                 self.write()
+            else:
+                with contextlib.suppress(HarnessError):  # the first failure is the one to report
+                    self.write()
+
+
+def is_running(directory: Path) -> bool:
+    """Whether the metadata of a run directory says so; the lock knows better, as a killed run cannot say otherwise."""
+    try:
+        return bool(json.loads((directory / METADATA).read_text())["state"] == "running")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:

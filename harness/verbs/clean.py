@@ -15,6 +15,7 @@ from harness import fs, proc
 from harness.context import Context
 from harness.errors import ExitCode, HarnessError, UsageError
 from harness.report import table
+from harness.results import run as runs
 from harness.source.git import git
 
 NAME = "clean"
@@ -135,17 +136,28 @@ def _everything(context: Context, kinds: set[str], kept: Work) -> Iterator[Item]
     if everything or "runs" in kinds:
         for path in _children(context.runs):
             # Only what the harness made: the directory is the user's to point elsewhere.
-            if (path / "metadata.json").is_file():
-                yield Item("run", path)
+            if (path / runs.METADATA).is_file():
+                yield Item("run", path, (path / runs.LOCK,))
     if everything:
         for path in _children(context.cache):
             if path in named or path.name == "locks" or path.suffix == ".lock":
                 continue
             if path == context.kernel_repo and kept:
                 continue
-            # Whoever has a tree checked out reads the repository too.
-            users = [_beside(tree) for tree in _trees(context)] if path == context.kernel_repo else []
-            yield Item("cache", path, (_beside(path), *users) if users else ())
+            yield Item("cache", path, _locks(context, path))
+
+
+def _locks(context: Context, path: Path) -> tuple[Path, ...]:
+    """The locks of whoever may use something in the cache that is neither a build, nor a tree, nor a download."""
+    if path == context.kernel_repo:
+        # Whoever has a tree checked out reads the repository too.
+        return tuple(map(_beside, (path, *_trees(context))))
+    if path.name.partition("-")[0] == "apt":
+        return tuple(directory / ".lock" for directory in (path, *_children(path)) if (directory / ".lock").exists())
+    # Emulators, user lands and what else a guest is made from: a guest that runs has a run directory.
+    guests = [directory / runs.LOCK for directory in _children(context.runs) if runs.is_running(directory)]
+    made = [path.with_name(f".{path.name}.lock"), *path.glob(".*.lock")] if path.is_dir() else []
+    return (*(lock for lock in made if lock.exists()), *guests)
 
 
 def _children(directory: Path) -> list[Path]:
@@ -216,7 +228,7 @@ def remove(context: Context, item: Item) -> None:
     if path.parent.resolve() not in parents and not any(p in path.parent.resolve().parents for p in parents):
         raise UsageError(f"{path} is not in the cache", hint=f"the cache is {context.cache}")
     with contextlib.ExitStack() as stack:
-        for lock in item.locks:
+        for lock in filter(_may_be_held, item.locks):
             stack.enter_context(fs.lock(lock, str(path)))
         with fs.disk_errors(path.parent):
             trash = path.with_name(f"{TRASH}{os.getpid()}-{path.name.lstrip('.')}")
@@ -225,6 +237,11 @@ def remove(context: Context, item: Item) -> None:
                 shutil.rmtree(trash, onerror=_make_writable)
             else:
                 trash.unlink()
+
+
+def _may_be_held(lock: Path) -> bool:
+    """A lock is made where there is none yet, but no directory for it: that of a run may have gone by now."""
+    return lock.parent.is_dir()
 
 
 def _make_writable(function: object, name: str, _info: object) -> None:

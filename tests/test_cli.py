@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,8 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 def test_help_is_worth_reading(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     verb = verbs.load(name)
     assert name == verb.NAME
-    assert "\n" not in verb.HELP
-    assert len(verb.DESCRIPTION) > len(verb.HELP)
+    assert "\n" not in verbs.VERBS[name]
+    assert len(verb.DESCRIPTION) > len(verbs.VERBS[name])
     with pytest.raises(SystemExit) as caught:
         cli.main([name, "--help"])
     assert caught.value.code == 0
@@ -30,6 +34,42 @@ def test_every_module_is_registered() -> None:
     assert modules == set(verbs.VERBS)
 
 
+def test_overview_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    out = capsys.readouterr().out
+    assert all(f"    {name} " in out and text in " ".join(out.split()) for name, text in verbs.VERBS.items())
+
+
+def test_only_the_verb_that_is_asked_for_is_imported() -> None:
+    code = "import sys\nfrom harness import cli\ncli.main(['parse', '/nowhere'])\nprint(*sys.modules, sep='\\n')\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    loaded = {name for name in done.stdout.splitlines() if name.startswith("harness.verbs.")}
+    assert loaded <= {"harness.verbs.parse", "harness.verbs.test"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_while_it_imports(tmp_path: Path, number: int) -> None:
+    (tmp_path / "argparse.py").write_text("import time\nprint('here', flush=True)\ntime.sleep(60)\n")
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-m", "harness", "parse", "x"]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"here\n"
+        process.send_signal(number)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == errors.ExitCode.INTERRUPTED
+    assert err.decode().startswith("error: interrupted\n  next: ")
+    assert b"Traceback" not in err
+
+
+def test_signals_are_as_they_were_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_verb(monkeypatch, 0)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert cli.main(["doctor"]) == 0
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
 def test_no_verb_and_unknown_verb_are_usage_errors() -> None:
     for argv in ([], ["brew"]):
         with pytest.raises(SystemExit) as caught:
@@ -39,7 +79,7 @@ def test_no_verb_and_unknown_verb_are_usage_errors() -> None:
 
 def fake_verb(monkeypatch: pytest.MonkeyPatch, failure: BaseException | int) -> None:
     class Fake:
-        NAME, HELP, DESCRIPTION = "doctor", "h", "d"
+        NAME, DESCRIPTION = "doctor", "d"
 
         @staticmethod
         def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +91,6 @@ def fake_verb(monkeypatch: pytest.MonkeyPatch, failure: BaseException | int) -> 
                 return failure
             raise failure
 
-    monkeypatch.setattr(verbs, "VERBS", ("doctor",))
     monkeypatch.setattr(verbs, "load", lambda _name: Fake)
 
 

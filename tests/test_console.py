@@ -178,13 +178,12 @@ from pathlib import Path
 from harness import cli
 from harness.guest import console
 class V:
-    NAME, HELP, DESCRIPTION = "doctor", "h", "d"
+    NAME, DESCRIPTION = "doctor", "d"
     add_arguments = staticmethod(lambda parser: None)
     @staticmethod
     def run(context, args):
         console.run(sys.argv[2:], Path(sys.argv[1]), console.Deadlines(60, 60, 60))
         return 0
-cli.verbs.VERBS = ("doctor",)
 cli.verbs.load = lambda name: V
 sys.exit(cli.main(["doctor"]))
 """

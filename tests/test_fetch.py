@@ -279,8 +279,7 @@ def test_full_disk_is_one_line_and_no_other_way_is_tried(
 
 KILLED = """
 import sys
-from harness import cli, verbs
-verbs.VERBS = ("fetch",)
+from harness import cli
 sys.exit(cli.main(["fetch"]))
 """
 
@@ -445,7 +444,6 @@ def test_git_tree_of_a_hook(project: Mini, monkeypatch: pytest.MonkeyPatch) -> N
 def run(project: Mini, monkeypatch: pytest.MonkeyPatch, *argv: str) -> int:
     monkeypatch.setenv("HARNESS_PROJECT", str(project.root))
     monkeypatch.setenv("HARNESS_CACHE_DIR", str(project.directory / "cache"))
-    monkeypatch.setattr(cli.verbs, "VERBS", ("fetch",))
     return cli.main(["fetch", *argv])
 
 

@@ -73,13 +73,12 @@ import sys
 from harness import cli, proc
 from harness.verbs import VERBS
 class V:
-    NAME, HELP, DESCRIPTION = "doctor", "h", "d"
+    NAME, DESCRIPTION = "doctor", "d"
     add_arguments = staticmethod(lambda parser: None)
     @staticmethod
     def run(context, args):
         proc.run(["sh", "-c", "echo $$ > " + sys.argv[1] + "; sleep 60"], timeout=60)
         return 0
-cli.verbs.VERBS = ("doctor",)
 cli.verbs.load = lambda name: V
 sys.exit(cli.main(["doctor"]))
 """

@@ -444,7 +444,6 @@ def run(project: Mini, monkeypatch: pytest.MonkeyPatch, *argv: str) -> int:
     monkeypatch.setenv("HARNESS_PROJECT", str(project.root))
     monkeypatch.setenv("HARNESS_CACHE_DIR", str(project.directory / "cache"))
     monkeypatch.setenv("HARNESS_KERNEL_SOURCE", str(project.tarball))
-    monkeypatch.setattr(cli.verbs, "VERBS", ("tree", "refresh"))
     return cli.main(argv)
 
 

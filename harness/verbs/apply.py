@@ -12,7 +12,6 @@ from harness.source.repo import KernelRepo
 from harness.source.series import Series
 
 NAME = "apply"
-HELP = "turn the series into commits on the pinned base"
 DESCRIPTION = """\
 Imports the pinned source into a git repository in the cache (once, some 30 s) and applies patches/ to it, one commit
 per patch, without a worktree. The same patches give the same commits. Prints the base, each commit with its patch, and

@@ -20,7 +20,6 @@ from harness.results.run import RunDirectory
 from harness.verbs.test import add_backend, add_results
 
 NAME = "boot"
-HELP = "boot the built kernel, or one program in it"
 DESCRIPTION = """\
 Builds the kernel if it is not built and boots it in a guest of each architecture: power-on, our init, power-off. Prints
 the kernel's own banner and the seconds it took.

@@ -11,7 +11,6 @@ from harness.errors import ExitCode
 from harness.report import table
 
 NAME = "build"
-HELP = "build the kernel and its selftests for each architecture"
 DESCRIPTION = """\
 Applies the series, configures and builds the kernel of each architecture out of tree, and the series' selftests as
 static programs against the patched headers. Another build continues where an interrupted one stopped, recompiles only

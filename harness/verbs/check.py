@@ -26,7 +26,6 @@ from harness.source.repo import KernelRepo
 from harness.source.series import Series
 
 NAME = "check"
-HELP = "checkpatch --strict, mail hygiene and a build of every patch on its predecessor"
 DESCRIPTION = """\
 Judges the patches one by one: what a maintainer would send back unread (subject, Signed-off-by, wrapping, white space),
 checkpatch.pl --strict in the tree as the patch leaves it, and a build of the patch on its predecessor for each

@@ -19,7 +19,6 @@ from harness.results import run as runs
 from harness.source.git import git
 
 NAME = "clean"
-HELP = "remove builds, trees, downloads, runs or the compiler cache"
 DESCRIPTION = """\
 Removes what the other verbs can make again and prints how much that frees:
 

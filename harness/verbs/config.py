@@ -13,7 +13,6 @@ from harness.report import table
 from harness.source.repo import KernelRepo
 
 NAME = "config"
-HELP = "write and verify a kernel .config; --show-origin lists the harness's settings"
 DESCRIPTION = """\
 Puts the fragments of a flavour (configs/flavours, configs/fragments) and of an architecture together on top of
 allnoconfig, and checks that every requested symbol took effect; a symbol that did not is named with the dependency it

@@ -15,7 +15,6 @@ from harness.errors import ExitCode
 from harness.report import table
 
 NAME = "doctor"
-HELP = "name every missing tool, its package and the command that installs it"
 DESCRIPTION = """\
 Checks every program, header and library that the other verbs need, for each architecture, as listed in
 configs/tools.yaml, and ends with the one command that installs what is missing. Also says how much disk is free and

@@ -10,7 +10,6 @@ from harness.source import fetch
 from harness.source.series import Series
 
 NAME = "fetch"
-HELP = "get the source of the pinned kernel"
 DESCRIPTION = """\
 Gets the source of the kernel that configs/kernel.yaml pins and prints where it is. Tried in this order: what
 --kernel-source names, the cache, then the ways of configs/kernel.yaml: Debian's source package through this machine's

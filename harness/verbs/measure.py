@@ -27,7 +27,6 @@ from harness.results import model
 from harness.results.run import RunDirectory
 
 NAME = "measure"
-HELP = "measure wake latency, step time and CPU shares in guests that count instructions"
 DESCRIPTION = """\
 Boots each architecture --boots times on a QEMU machine whose time is the number of instructions executed, runs the
 benchmark of the series in it and prints a table: for each load and arm the share of wakes later than 100 us and 1 ms,

@@ -28,7 +28,6 @@ from harness.results.run import RunDirectory
 from harness.source.repo import KernelRepo
 
 NAME = "mutate"
-HELP = "break the series on purpose, one thing at a time, and see that a test notices"
 FLAVOUR = "mutants"
 CONTROL = "none"
 DESCRIPTION = """\

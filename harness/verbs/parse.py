@@ -15,7 +15,6 @@ from harness.results.model import ArchResult
 from harness.verbs.test import add_results
 
 NAME = "parse"
-HELP = "judge a saved console log"
 DESCRIPTION = """\
 Reads a console log (of a run directory, or any kernel log with KTAP in it) and prints the table, the splats and the
 exit code that the run itself would have given. What was to run is what the guest announced, or --expect. The nonce is

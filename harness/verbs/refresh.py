@@ -10,7 +10,6 @@ from harness.context import Context
 from harness.source.refresh import DeveloperTree, default_tree
 
 NAME = "refresh"
-HELP = "write the commits of the tree to patches/"
 DESCRIPTION = """\
 Exports the commits of the worktree that `harness tree` made to patches/ and patches/series, and prints which patches
 were added, changed or removed. The output depends on the commits alone, so nothing changes when nothing was changed.

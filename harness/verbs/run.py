@@ -16,7 +16,6 @@ from harness.results.run import RunDirectory
 from harness.verbs.test import add_backend, add_results
 
 NAME = "run"
-HELP = "all of it: fetch, apply, build, boot and test on every architecture"
 DESCRIPTION = """\
 Fetches the pinned kernel, applies the series, builds kernel and selftests, boots them and runs the tests, for every
 architecture, one after the other; when one fails, the next is still done. What is there already is not done again.

@@ -15,7 +15,6 @@ from harness.report import table
 from harness.source.series import Series
 
 NAME = "series"
-HELP = "the series as a list or as mails for the lists"
 DESCRIPTION = """\
 The series in patches/ as a whole. `harness check` judges its patches, `harness refresh` writes them.
 """

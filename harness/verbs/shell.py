@@ -13,7 +13,6 @@ from harness.guest import shells
 from harness.verbs.test import add_backend
 
 NAME = "shell"
-HELP = "a shell, or a command of this machine, in the built kernel"
 DESCRIPTION = """\
 Builds the kernel if it is not built and starts a root shell in it. With virtme-ng (the default) the guest of this
 machine's own architecture has this machine's files, read-only below and writable in memory, so bpftrace, perf or fio

@@ -13,7 +13,6 @@ from harness.results import compare
 from harness.results.run import RunDirectory
 
 NAME = "test"
-HELP = "run the selftests in a guest of each architecture, with a verdict for each"
 DESCRIPTION = """\
 Builds what is not built, boots each architecture and runs the selftests of the series in it, one after the other; those
 that need a machine or a command line of their own run in a guest of qemu/guests, as a boot of its own.

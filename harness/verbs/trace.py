@@ -23,7 +23,6 @@ from harness.trace.join import Joined
 from harness.verbs import boot
 
 NAME = "trace"
-HELP = "run a command as a marked agent and show the completion chain of its steps"
 DESCRIPTION = """\
 Boots the kernel, runs a command in it as a marked agent, records the trace events of the series and joins them: what
 completed (interrupt, softirq, socket, timer, task), whom it woke, on which CPU that ran and when, what it had waited

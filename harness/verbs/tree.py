@@ -12,7 +12,6 @@ from harness.source.refresh import BRANCH, DeveloperTree, default_tree
 from harness.source.repo import KernelRepo
 
 NAME = "tree"
-HELP = "a worktree with the series as commits, to edit, rebase and commit in"
 DESCRIPTION = """\
 Makes a git worktree of the pinned kernel with the series as commits of the branch `agent`, one per patch, and prints
 where it is. Edit, rebase and commit there (`git commit -s`; author and sign-off are set to the project's identity of

@@ -1,0 +1,88 @@
+"""The command line: maps arguments to verbs, and expected failures to one line and an exit code.
+
+:mod:`harness.cli` is what a user starts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from harness import __version__, verbs
+from harness.context import Context, find_project
+from harness.errors import EnvironmentFailure, ExitCode, HarnessError
+from harness.fs import disk_errors
+from harness.report import Reporter
+from harness.settings import resolve
+
+DESCRIPTION = """\
+Fetches the pinned kernel, applies the agent latency window series, builds it for x86_64 and arm64, boots it under
+QEMU, runs its selftests in the guest and exports it for the mailing lists. `harness run` does all of it.
+"""
+
+EPILOG = """\
+exit codes: 0 ok, 1 tests failed, 2 usage, 3 environment, 4 apply, 5 config mismatch, 6 build, 7 guest crash,
+8 timeout or lost VM, 130 interrupted
+"""
+
+
+class _VerbParser(argparse.ArgumentParser):
+    """The parser of a verb, whose module is imported when its arguments are wanted: most of them never are."""
+
+    verb = ""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As the base class has it, with the arguments of the verb."""
+        if self.verb:
+            verb, self.verb = verbs.load(self.verb), ""
+            self.description = verb.DESCRIPTION
+            verb.add_arguments(self)
+            self.set_defaults(_run=verb.run)
+        return super().parse_known_args(args, namespace)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all verbs."""
+    common = _VerbParser(add_help=False)
+    group = common.add_argument_group("common")
+    group.add_argument("-v", "--verbose", action="count", default=0, help="say more")
+    group.add_argument("-q", "--quiet", action="store_true", help="results and errors only")
+    group.add_argument("-n", "--dry-run", action="store_true", help="print commands that can be pasted, change nothing")
+    group.add_argument("--color", choices=("auto", "always", "never"), default="auto")
+    group.add_argument("--cache-dir", metavar="DIR", help="cache of sources and builds (HARNESS_CACHE_DIR)")
+    top = argparse.ArgumentParser(
+        prog="harness", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    top.add_argument("--version", action="version", version=f"harness {__version__}")
+    sub = top.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_VerbParser)
+    for name, text in verbs.VERBS.items():
+        child = sub.add_parser(name, help=text, parents=[common], formatter_class=argparse.RawDescriptionHelpFormatter)
+        child.verb = name
+    return top
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the verb of parsed arguments; returns its exit code."""
+    report = Reporter(verbosity=-1 if args.quiet else args.verbose, color=args.color)
+    try:
+        root = find_project()
+        settings = resolve(root, vars(args))
+        context = Context(root=root, settings=settings, report=report, dry_run=args.dry_run)
+        with disk_errors(Path(settings.text("cache_dir"))):
+            code: int = args._run(context, args)
+        return int(code)
+    except HarnessError as exc:
+        report.error(exc.message, exc.detail, exc.hint)
+        return int(exc.exit_code)
+    except KeyboardInterrupt:
+        report.error("interrupted", hint="run the same command again: finished stages are kept")
+        return int(ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our stdout is gone (`harness ... | head`); there is nobody left to tell.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(EnvironmentFailure.exit_code)

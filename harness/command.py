@@ -9,13 +9,14 @@ import argparse
 import contextlib
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 from harness import __version__, verbs
 from harness.context import Context, find_project
 from harness.errors import EnvironmentFailure, ExitCode, HarnessError
-from harness.fs import disk_errors
+from harness.fs import failure
 from harness.report import Reporter
 from harness.settings import resolve
 
@@ -72,8 +73,7 @@ def run(args: argparse.Namespace) -> int:
         root = find_project()
         settings = resolve(root, vars(args))
         context = Context(root=root, settings=settings, report=report, dry_run=args.dry_run)
-        with disk_errors(Path(settings.text("cache_dir"))):
-            code: int = args._run(context, args)
+        code: int = args._run(context, args)
         return int(code)
     except HarnessError as exc:
         report.error(exc.message, exc.detail, exc.hint)
@@ -86,3 +86,8 @@ def run(args: argparse.Namespace) -> int:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(EnvironmentFailure.exit_code)
+    except OSError as exc:
+        report.debug(traceback.format_exc())
+        told = failure(exc, Path.cwd())
+        report.error(told.message, told.detail, told.hint)
+        return int(told.exit_code)

@@ -22,6 +22,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist", hint=f"the files there are: {_siblings(path)}") from None
+    except OSError as exc:
+        raise UsageError(f"{path} cannot be read: {exc.strerror}", hint="it has to be a file of yours") from None
     except UnicodeDecodeError as exc:
         raise UsageError(f"{path} is not UTF-8 text: {exc.reason} at byte {exc.start}") from None
     except yaml.YAMLError as exc:

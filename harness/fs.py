@@ -16,26 +16,62 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.errors import EnvironmentFailure
+from harness.errors import EnvironmentFailure, UsageError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (
+    *(errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG),
+)
+
+
+def failure(error: OSError, where: Path, *, doing: str = "access", hint: str = "") -> EnvironmentFailure:
+    """What the system's refusal means, as one line; ``where`` is named when the error names no path."""
+    if error.errno in _FULL:
+        return EnvironmentFailure(
+            f"no space left on the disk that holds {where}",
+            hint="free some space, or point HARNESS_CACHE_DIR at another disk (`harness clean` removes old builds)",
+        )
+    return EnvironmentFailure(
+        f"cannot {doing} {_path_of(error, where)}: {error.strerror or error}",
+        hint=hint or "see what is there, and whose it is: ls -ld",
+    )
+
+
+def _path_of(error: OSError, where: Path) -> Path:
+    return Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else where
 
 
 @contextlib.contextmanager
 def disk_errors(where: Path) -> Iterator[None]:
-    """Turn a full or read-only disk below ``where`` into one line; other errors pass."""
+    """Turn a full disk below ``where``, or one that cannot be written, into one line; other errors pass."""
     try:
         yield
     except OSError as exc:
-        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise EnvironmentFailure(
-                f"no space left on the disk that holds {where}",
-                hint="free some space, or point HARNESS_CACHE_DIR at another disk (`harness clean` removes old builds)",
-            ) from exc
-        if exc.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise EnvironmentFailure(
-                f"cannot write {exc.filename or where}: {exc.strerror}",
-                hint="point HARNESS_CACHE_DIR or --output-dir at a directory of yours",
-            ) from exc
+        path = _path_of(exc, where)
+        inside = path == where or where in path.parents
+        if exc.errno in _FULL or (exc.errno in _REFUSED and inside):
+            hint = "point HARNESS_CACHE_DIR, HARNESS_RUNS_DIR or --output-dir at a directory of yours"
+            raise failure(exc, where, doing="write", hint=hint) from exc
         raise
+
+
+def require_destination(path: Path) -> None:
+    """Raise unless a file can be written at ``path``, as far as can be told without doing it.
+
+    UsageError for what can be no file, EnvironmentFailure for a directory that is not to be written.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a directory", hint="name a file in it")
+    if path.exists() and not path.is_file():
+        return
+    parent = path.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise UsageError(f"there can be no file {path}: {parent} is no directory", hint="name another file")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise EnvironmentFailure(f"cannot write {path}: {parent} is not to be written", hint="name another file")
 
 
 def atomic_write(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:

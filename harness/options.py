@@ -7,6 +7,7 @@ from pathlib import Path
 
 from harness.context import Context
 from harness.data import Arch, Flavour, Guest
+from harness.fs import require_destination
 
 
 def add_arch(parser: argparse.ArgumentParser) -> None:
@@ -73,6 +74,13 @@ def add_guests(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="boot this guest of qemu/guests only (repeatable); default: the plain one and those that always boot",
     )
+
+
+def check_files(*destinations: str | Path | None) -> None:
+    """Raise UsageError or EnvironmentFailure when a file that a result is to go to, long from now, cannot be one."""
+    for path in destinations:
+        if path is not None and str(path) != "-":
+            require_destination(Path(path))
 
 
 def guests(context: Context, args: argparse.Namespace) -> list[Guest | None]:

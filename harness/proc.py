@@ -45,6 +45,16 @@ def require_tool(name: str, *, package: str = "", why: str = "") -> str:
     return path
 
 
+def not_started(argv: Sequence[str], error: OSError) -> EnvironmentFailure:
+    """What to raise when a program cannot be started; a directory to start it in may be what is missing."""
+    if isinstance(error, FileNotFoundError) and error.filename in (argv[0], None):
+        return EnvironmentFailure(f"{argv[0]} is not installed", hint="run `harness doctor`")
+    where = f" in {error.filename}" if error.filename not in (argv[0], None) else ""
+    return EnvironmentFailure(
+        f"{argv[0]} cannot be started{where}: {error.strerror}", hint="see what it is: ls -l, file; or `harness doctor`"
+    )
+
+
 def end_group(process: subprocess.Popen[bytes], grace_seconds: float = 3.0) -> None:
     """End a process started in its own session with everything it started: SIGTERM, then SIGKILL."""
     for sig, wait in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, 10.0)):
@@ -89,8 +99,8 @@ def run(
                 stderr=subprocess.STDOUT if sink else subprocess.PIPE,
                 start_new_session=True,
             )
-        except FileNotFoundError as exc:
-            raise EnvironmentFailure(f"{argv[0]} is not installed", hint="run `harness doctor`") from exc
+        except OSError as exc:
+            raise not_started(argv, exc) from exc
         try:
             out, err = process.communicate(stdin, timeout=timeout)
         except subprocess.TimeoutExpired:
@@ -143,8 +153,8 @@ def feed(
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        except FileNotFoundError as exc:
-            raise EnvironmentFailure(f"{argv[0]} is not installed", hint="run `harness doctor`") from exc
+        except OSError as exc:
+            raise not_started(argv, exc) from exc
 
         def end_late() -> None:
             late.set()

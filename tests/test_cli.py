@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import subprocess
@@ -141,6 +142,23 @@ def test_broken_settings_file_is_one_line(
     err = capsys.readouterr().err
     assert "configs/harness.yaml:2:1:" in err
     assert "Traceback" not in err
+
+
+def test_what_the_system_refuses_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_verb(monkeypatch, NotADirectoryError(errno.ENOTDIR, "Not a directory", "/etc/passwd/x"))
+    assert cli.main(["doctor"]) == errors.ExitCode.ENVIRONMENT
+    assert capsys.readouterr().err.startswith("error: cannot access /etc/passwd/x: Not a directory\n  next: ")
+
+
+def test_unreadable_project_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_verb(monkeypatch, 0)
+    monkeypatch.setenv("HARNESS_PROJECT", str(tmp_path / ("x" * 300)))
+    assert cli.main(["doctor"]) in (errors.ExitCode.USAGE, errors.ExitCode.ENVIRONMENT)
+    assert capsys.readouterr().err.startswith("error: ")
 
 
 def test_project_is_found_from_below_and_named_when_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

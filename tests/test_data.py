@@ -36,6 +36,9 @@ def test_broken_files_get_one_line(tmp_path: Path, text: str, said: str) -> None
 
 
 def test_missing_and_binary_files(tmp_path: Path) -> None:
+    (tmp_path / "directory.yaml").mkdir()
+    with pytest.raises(UsageError, match="cannot be read: Is a directory"):
+        data.load(tmp_path / "directory.yaml", data.Identity)
     with pytest.raises(UsageError, match="does not exist"):
         data.load(tmp_path / "no.yaml", data.Identity)
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")

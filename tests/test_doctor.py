@@ -40,6 +40,16 @@ def test_all_there(context: Context, fake_bin: Path, monkeypatch: pytest.MonkeyP
     assert "nothing is missing for x86_64, arm64" in text
 
 
+def test_cache_that_is_a_file(context: Context, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    settings = dataclasses.replace(
+        context.settings, values={**context.settings.values, "cache_dir": str(tmp_path / "file/x")}
+    )
+    assert run(dataclasses.replace(context, settings=settings)) == ExitCode.ENVIRONMENT
+    assert "the cache cannot be written" in said(context)
+    assert "nothing is missing" not in said(context)
+
+
 @pytest.mark.parametrize(
     ("tool", "package"),
     [

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness import fs
-from harness.errors import EnvironmentFailure
+from harness.errors import EnvironmentFailure, UsageError
 
 
 def test_atomic_write_replaces_and_keeps_nothing_else(tmp_path: Path) -> None:
@@ -60,6 +60,19 @@ def test_what_another_program_has_open_is_not_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_text() == "x"
 
 
+def test_destinations_that_can_be_none(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    fs.require_destination(tmp_path / "file")
+    fs.require_destination(tmp_path / "not/yet/there")
+    for path, said in (
+        (tmp_path, "is a directory"),
+        (Path(), "is a directory"),
+        (tmp_path / "file/x", "no directory"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            fs.require_destination(path)
+
+
 def test_full_disk_leaves_the_old_file_and_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "file"
     fs.atomic_write(target, "old")
@@ -79,9 +92,17 @@ def test_other_disk_errors_pass_unchanged(tmp_path: Path) -> None:
         raise OSError(errno.EIO, "bad")
 
 
+def test_what_lies_elsewhere_was_not_written(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), fs.disk_errors(tmp_path / "cache"):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "patch"))
+    told = fs.failure(PermissionError(errno.EACCES, "Permission denied", "/p/patch"), tmp_path)
+    assert told.message == "cannot access /p/patch: Permission denied"
+    assert "HARNESS" not in told.hint
+
+
 def test_read_only_names_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFailure) as caught, fs.disk_errors(tmp_path):
-        raise PermissionError(errno.EACCES, "Permission denied", "/x")
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "x"))
     assert "HARNESS_CACHE_DIR" in caught.value.hint
 
 

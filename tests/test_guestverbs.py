@@ -318,6 +318,35 @@ def test_json_on_stdout_is_all_of_it(harness, tmp_path: Path) -> None:  # type: 
     assert json.loads((tmp_path / "r.json").read_text())["exit_code"] == 0
 
 
+@pytest.mark.parametrize("verb", ["test", "boot", "run", "parse", "trace", "measure"])
+@pytest.mark.parametrize("name", ["", "directory", "file/x"])
+def test_a_file_that_cannot_be_is_found_before_the_run(harness, tmp_path: Path, verb: str, name: str) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "file").touch()
+    more = [str(LOGS / "kunit-good.log")] if verb == "parse" else []
+    code, out, err = harness(verb, f"--json={tmp_path / name}", *more, log="patched-x86_64")
+    assert code == 2
+    assert err.startswith("error: ")
+    assert out == ""
+    assert not harness.runs.exists()
+
+
+def test_runs_that_are_a_file(harness, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "runs").touch()
+    code, _, err = harness("test", "-a", "x86_64", log="patched-x86_64")
+    assert code == 3
+    assert "cannot write" in err
+    assert "HARNESS_RUNS_DIR" in err
+
+
+@pytest.mark.parametrize("verb", ["apply", "tree", "config", "run", "check"])
+def test_a_cache_that_is_a_file(harness, tmp_path: Path, verb: str) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "file").touch()
+    code, _, err = harness(verb, "--cache-dir", str(tmp_path / "file"))
+    assert code == 3, err
+    assert "Traceback" not in err
+
+
 def test_some_programs_only(harness) -> None:  # type: ignore[no-untyped-def]
     code, out, _ = harness("test", "-a", "x86_64", "abi", log="patched-x86_64")
     assert code == 0

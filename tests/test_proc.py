@@ -22,6 +22,18 @@ def alive(pid: int) -> bool:
     return state != "Z"
 
 
+def test_what_cannot_be_started_is_one_line(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.write_bytes(b"\x7fELF")
+    broken.chmod(0o755)
+    with pytest.raises(EnvironmentFailure, match="broken cannot be started: Exec format error"):
+        proc.run([str(broken)], timeout=9)
+    with pytest.raises(EnvironmentFailure, match="broken cannot be started: Exec format error"):
+        proc.feed([str(broken)], lambda out: None, timeout=9)
+    with pytest.raises(EnvironmentFailure, match=r"true cannot be started in .*none: No such file"):
+        proc.run(["true"], timeout=9, cwd=tmp_path / "none")
+
+
 def test_output_status_and_environment() -> None:
     done = proc.run(["sh", "-c", "echo $X; echo e >&2; exit 3"], timeout=10, env={"X": "y"})
     assert (done.status, done.output, done.errors) == (3, "y\n", "e\n")

@@ -238,8 +238,8 @@ def _run(
                 start_new_session=True,
                 preexec_fn=_end_with_parent,
             )
-        except FileNotFoundError as exc:
-            raise EnvironmentFailure(f"{argv[0]} is not installed", hint="run `harness doctor`") from exc
+        except OSError as exc:
+            raise proc.not_started(argv, exc) from exc
         assert process.stdout is not None
         try:
             selector.register(process.stdout, selectors.EVENT_READ)

@@ -326,12 +326,12 @@ def finish(
     write_json(run.path / "results.json", value)
     text = junit.render(results)
     atomic_write(run.path / "junit.xml", text)
-    if junit_to is not None:
-        deliver(junit_to, text)
     run.update({"exit_code": int(code)})
     show(context, results, json_to=json_to, value=value)
     if against is not None and json_to != "-":
         context.report.result(compare.render(against, compare.outcomes(value), lost))
+    if junit_to is not None:
+        deliver(junit_to, text)
     context.report.step(f"results: {run.path}")
     return code
 
@@ -351,8 +351,6 @@ def show(context: Context, results: Sequence[ArchResult], *, json_to: str | None
     if json_to == "-":
         context.report.result(json.dumps(value, indent=2, sort_keys=True))
     else:
-        if json_to:
-            deliver(Path(json_to), json_text(value))
         context.report.result(table.render(results))
         for result in results:
             context.report.result(table.summary(result))
@@ -361,6 +359,8 @@ def show(context: Context, results: Sequence[ArchResult], *, json_to: str | None
         if text:
             context.report.end_bar()
             print(text, file=context.report.err, flush=True)
+    if json_to and json_to != "-":
+        deliver(Path(json_to), json_text(value))
 
 
 def dry_run(

@@ -62,6 +62,7 @@ def program(command: list[str], timeout: float) -> Program:
 
 def run(context: Context, args: argparse.Namespace) -> int:
     """Build, boot, print; see DESCRIPTION."""
+    options.check_files(args.json, args.junit)
     archs = options.archs(context, args)
     flavour = options.flavour(context, args)
     patched = not args.unpatched

@@ -6,6 +6,7 @@ import argparse
 import os
 import platform
 import shutil
+import tempfile
 from pathlib import Path
 
 from harness import options
@@ -51,6 +52,7 @@ def run(context: Context, args: argparse.Namespace) -> int:
     context.report.result(table(rows, header=("", "tool", "found", "package", "what for")))
     context.report.result()
     context.report.result(table(machine(context)))
+    refused = cannot_write(context.cache)
     bad = [verdict for verdict in verdicts if not verdict.ok]
     missing = [verdict for verdict in bad if not verdict.tool.optional]
     context.report.result()
@@ -58,9 +60,22 @@ def run(context: Context, args: argparse.Namespace) -> int:
         context.report.result(command)
     if any(not verdict.package for verdict in bad):
         context.report.result("./bootstrap harness doctor")
-    if not bad:
+    if refused:
+        context.report.error(refused, hint="point HARNESS_CACHE_DIR at a directory of yours")
+    if not bad and not refused:
         context.report.result(f"nothing is missing for {', '.join(arch.name for arch in archs)}")
-    return ExitCode.ENVIRONMENT if missing else ExitCode.OK
+    return ExitCode.ENVIRONMENT if missing or refused else ExitCode.OK
+
+
+def cannot_write(directory: Path) -> str:
+    """Why nothing can be made in a directory that need not be there yet, or an empty text."""
+    while not directory.exists():
+        directory = directory.parent
+    try:
+        with tempfile.TemporaryFile(dir=directory):
+            return ""
+    except OSError as exc:
+        return f"the cache cannot be written: {directory}: {exc.strerror}"
 
 
 def machine(context: Context) -> list[tuple[str, str]]:

@@ -88,6 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(context: Context, args: argparse.Namespace) -> int:
     """Build, boot, count, print; see DESCRIPTION."""
+    options.check_files(args.json)
     archs = options.archs(context, args)
     if args.image and len(archs) != 1:
         raise UsageError("--image is of one architecture", hint=f"harness measure --arch {archs[0].name} --image ...")
@@ -115,11 +116,11 @@ def run(context: Context, args: argparse.Namespace) -> int:
             "exit_code": int(code),
         }
         write_json(directory.path / "measure.json", value)
-        if args.json:
-            deliver(args.json, json_text(value))
         directory.update({"exit_code": int(code)})
         for one in measured:
             _show(context, args, one, against, before.get(one.arch.name, {}))
+        if args.json:
+            deliver(args.json, json_text(value))
         context.report.step(f"results: {directory.path}")
         return code
 

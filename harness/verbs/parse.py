@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from harness import options
 from harness.context import Context
 from harness.errors import UsageError
 from harness.fs import deliver
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(context: Context, args: argparse.Namespace) -> int:
     """Read, judge, print; see DESCRIPTION."""
+    options.check_files(args.json, args.junit)
     text = _read(args.log)
     verdict = judge(
         text,
@@ -44,9 +46,9 @@ def run(context: Context, args: argparse.Namespace) -> int:
     log = None if args.log == "-" else Path(args.log)
     result = ArchResult(args.arch or verdict.machine or "-", "saved log", verdict=verdict, log=log)
     value = model.as_json([result])
+    session.show(context, [result], json_to=args.json, value=value)
     if args.junit:
         deliver(args.junit, junit.render([result]))
-    session.show(context, [result], json_to=args.json, value=value)
     if args.require_pass and not session.passed_something(result):
         context.report.error("nothing passed, as --require-pass forbids")
         return max(1, int(result.exit_code))

@@ -45,6 +45,7 @@ def run(context: Context, args: argparse.Namespace) -> int:
     from harness.source.series import Series
 
     watch = Stopwatch()
+    options.check_files(args.json, args.junit)
     archs = options.archs(context, args)
     flavour = options.flavour(context, args)
     guests = options.guests(context, args)

@@ -78,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(context: Context, args: argparse.Namespace) -> int:
     """Build, boot, judge, print; see DESCRIPTION."""
+    options.check_files(args.json, args.junit)
     archs = options.archs(context, args)
     if args.bpftrace and (args.upstream or args.guest or args.backend != "qemu"):
         raise UsageError("--bpftrace has a guest of its own", hint="leave --upstream, --guest and --backend out")

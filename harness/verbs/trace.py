@@ -90,6 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(context: Context, args: argparse.Namespace) -> int:
     """Build, boot, record, join, print; see DESCRIPTION."""
+    options.check_files(args.json, args.perfetto)
     if args.source:
         return _saved(context, args)
     archs = options.archs(context, args)
@@ -220,11 +221,6 @@ def _show(context: Context, args: argparse.Namespace, traced: list[Traced]) -> E
     value = {"exit_code": int(code), "traces": {one.name: _as_json(one) for one in traced}}
     if args.json == "-":
         context.report.result(json.dumps(value, indent=2))
-    elif args.json:
-        deliver(Path(args.json), json_text(value))
-    if args.perfetto:
-        rendered = perfetto.render(traced[0].recording, traced[0].joined, source=traced[0].name)
-        deliver(args.perfetto, json_text(rendered))
     for one in traced:
         if args.json != "-":
             _tables(context, args, one)
@@ -233,6 +229,11 @@ def _show(context: Context, args: argparse.Namespace, traced: list[Traced]) -> E
         if one.error:
             message, detail, hint = one.error
             context.report.error(f"{one.name}: {message}", detail, hint)
+    if args.json and args.json != "-":
+        deliver(Path(args.json), json_text(value))
+    if args.perfetto:
+        rendered = perfetto.render(traced[0].recording, traced[0].joined, source=traced[0].name)
+        deliver(args.perfetto, json_text(rendered))
     return code
 
 

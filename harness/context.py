@@ -47,7 +47,8 @@ class Context:
     @property
     def cache(self) -> Path:
         """Everything that can be made again."""
-        return Path(self.settings.text("cache_dir")).expanduser()
+        # Absolute, as programs run in directories of their own.
+        return Path(self.settings.text("cache_dir")).expanduser().absolute()
 
     @property
     def downloads(self) -> Path:

@@ -19,10 +19,11 @@ from harness import cli, proc
 from harness.errors import ApplyError, EnvironmentFailure, ExitCode, StageTimeout, UsageError
 from harness.source import repo as repo_module
 from harness.source import tarball
+from harness.source.git import git
 from harness.source.repo import KernelRepo
 from harness.source.series import Series
 from tests import minikernel
-from tests.minikernel import Mini, sh
+from tests.minikernel import Mini, git_tree, sh
 
 
 @pytest.fixture
@@ -530,3 +531,16 @@ def test_feed_has_a_deadline_and_says_why(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFailure, match="is not installed"):
         proc.feed(["/no/such"], large, timeout=1)
     assert proc.feed(["wc", "-c"], large, timeout=60).output.strip() == str(1000 * 65536)
+
+
+def test_cache_that_is_relative(project: Mini, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project.directory)
+    for number, source in enumerate((project.tarball, git_tree(project.directory / "own"))):
+        context = project.context(cache_dir=f"rel{number}", kernel_source=str(source))
+        assert len(KernelRepo(context).ensure_base()) == 40
+        assert (project.directory / f"rel{number}/linux.git/HEAD").is_file()
+
+
+def test_git_names_its_command(project: Mini) -> None:
+    with pytest.raises(EnvironmentFailure, match="git rev-parse failed"):
+        git(project.directory, "-c", "core.x=1", "rev-parse", "none", timeout=60)

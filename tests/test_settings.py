@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.context import Context
 from harness.errors import UsageError
+from harness.report import Reporter
 from harness.settings import resolve
 
 
@@ -27,6 +29,14 @@ def test_precedence_and_origin(tmp_path: Path) -> None:
     assert settings.origin["ccache_size"].endswith("configs/harness.yaml")
     assert settings.origin["boot_timeout"].endswith("agent-latency/harness.yaml")
     assert settings.origin["apply_timeout"] == "built-in"
+
+
+def test_relative_cache_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/h")
+    for given, wanted in (("rel", tmp_path / "rel"), ("~/c", Path("/h/c"))):
+        settings = resolve(tmp_path, {"cache_dir": given}, {})
+        assert Context(tmp_path, settings, Reporter()).kernel_repo == wanted / "linux.git"
 
 
 def test_cache_follows_xdg(tmp_path: Path) -> None:

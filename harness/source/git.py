@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness import proc
@@ -28,6 +28,14 @@ def argv(*arguments: str) -> list[str]:
     inherited = sorted(name for name in os.environ if name.startswith("GIT_") and name not in ENVIRONMENT)
     unset = [flag for name in inherited for flag in ("-u", name)]
     return [*(["env", *unset] if unset else []), "git", *_FLAGS, *arguments]
+
+
+def _name(arguments: Sequence[str]) -> str:
+    """The command in a message: the settings before it say nothing."""
+    rest = list(arguments)
+    while rest[:1] == ["-c"]:
+        del rest[:2]
+    return " ".join(["git", *rest[:1]])
 
 
 def is_full(message: str) -> bool:
@@ -63,14 +71,14 @@ def git(
     if command[0] == "env":
         at = command.index("git")
         command[at:at] = [f"{name}={value}" for name, value in variables.items()]
-    done = proc.run(command, timeout=timeout, cwd=where, env=variables, stdin=stdin, what=f"git {arguments[0]}")
+    done = proc.run(command, timeout=timeout, cwd=where, env=variables, stdin=stdin, what=_name(arguments))
     if check and done.status != 0:
         message = (done.errors or done.output).strip()
         first = message.splitlines()[0] if message else f"status {done.status}"
         if is_full(message):
             raise no_space(where, message)
         raise EnvironmentFailure(
-            f"git {arguments[0]} failed in {where}: {first}",
+            f"{_name(arguments)} failed in {where}: {first}",
             detail=message if len(message.splitlines()) > 1 else "",
             hint=f"look at it with: git -C {where} {proc.quoted(arguments)}",
         )

@@ -155,7 +155,8 @@ class Flavour:
     """A kernel configuration by name.
 
     ``fragments`` apply to any tree; ``series_fragments`` only when the series is applied (an unpatched tree does not
-    know their symbols). ``timeout_factor`` stretches guest deadlines (a debug kernel is slower).
+    know their symbols). ``timeout_factor`` stretches guest deadlines (a debug kernel is slower). ``kunit`` are suites
+    that come with the series: a test run in which one of them did not report has failed.
     """
 
     name: str
@@ -164,6 +165,7 @@ class Flavour:
     series_fragments: tuple[str, ...] = ()
     arch_fragments: bool = True
     timeout_factor: float = 1.0
+    kunit: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

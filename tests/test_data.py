@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from harness import data
 from harness.errors import UsageError
+from harness.guest import session
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -100,3 +102,20 @@ def test_each_guest_has_its_machines() -> None:
         for arch in archs.values():
             machine = data.by_name(ROOT / "qemu/machines", guest.on(arch).machine, data.Machine, "m")
             assert machine.arch == arch.name
+
+
+def test_flavours_demand_the_kunit_suites_of_the_series() -> None:
+    added = "\n".join(path.read_text(errors="replace") for path in sorted((ROOT / "patches").glob("*.patch")))
+    suites = re.findall(r"^\+static struct kunit_suite \w+ = \{\n\+\t\.name\s*= \"(\w+)\"", added, re.MULTILINE)
+    assert suites
+    for name in data.names(ROOT / "configs/flavours"):
+        flavour = data.by_name(ROOT / "configs/flavours", name, data.Flavour, "flavour")
+        assert sorted(flavour.kunit) == (sorted(suites) if "agent" in flavour.series_fragments else []), name
+
+
+def test_suites_are_demanded_where_they_run() -> None:
+    flavour = data.by_name(ROOT / "configs/flavours", "test", data.Flavour, "flavour")
+    assert session.suites_of(flavour, None) == flavour.kunit
+    for name in data.names(ROOT / "qemu/guests"):
+        guest = data.by_name(ROOT / "qemu/guests", name, data.Guest, "guest")
+        assert session.suites_of(flavour, guest) == (() if "kunit.autorun=0" in guest.cmdline else flavour.kunit)

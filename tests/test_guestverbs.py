@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -17,6 +18,8 @@ import pytest
 
 from harness import cli
 from harness.build.upstream import UpstreamBuild
+from harness.context import Context
+from harness.data import Flavour
 from harness.errors import ApplyError, BuildError
 from harness.guest import init
 
@@ -83,6 +86,13 @@ def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
             (built / name).write_bytes(b"\x7fELF")
         return Selftests(built, chosen)
 
+    known = Context.flavour
+
+    def flavour(context: Context, name: str) -> Flavour:
+        # The recorded logs are older than most suites: what has to report is up to each test.
+        return dataclasses.replace(known(context, name), kunit=tuple(os.environ.get("KUNIT", "").split()))
+
+    monkeypatch.setattr(Context, "flavour", flavour)
     monkeypatch.setattr("harness.build.kernel.build", kernel)
     monkeypatch.setattr("harness.build.selftests.build_selftests", tests)
 
@@ -126,6 +136,21 @@ def test_a_good_test_leaves_everything(harness, tmp_path: Path) -> None:  # type
     assert "-no-reboot" in about["argv"]
     results = json.loads((run / "results.json").read_text())
     assert results["architectures"][0]["totals"]["programs"] == 7
+
+
+def test_a_kunit_suite_that_did_not_report_never_ran(harness) -> None:  # type: ignore[no-untyped-def]
+    command = ("test", "-a", "x86_64")
+    code, out, err = harness(*command, log="patched-x86_64", KUNIT="agent_latency")
+    assert code == 0, err
+    code, out, err = harness(*command, log="patched-x86_64", KUNIT="agent_latency agent_latency_chain")
+    assert code == 1
+    assert any(line.split()[1:4] == ["kunit/agent_latency_chain", "NEVER", "RAN"] for line in out.splitlines())
+    assert "kunit/agent_latency_chain: NEVER RAN" in err
+    run = json.loads((newest(harness) / "results.json").read_text())
+    assert [suite["status"] for suite in run["architectures"][0]["kunit"]] == ["passed", "never ran"]
+    for more in (["--unpatched"], ["abi"]):
+        assert harness(*command, *more, log="patched-x86_64")[0] == 0
+    assert harness("boot", "-a", "x86_64", log="orphan")[0] == 0
 
 
 def late_log(tmp_path: Path) -> Path:

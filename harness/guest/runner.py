@@ -84,13 +84,14 @@ def boot(
     cmdline: Sequence[str] = (),
     least: float = 0.0,
     provoked: Mapping[str, str] | None = None,
+    suites: Sequence[str] = (),
 ) -> Boot:
     """Boot ``image`` with an init that runs ``programs`` in order, and judge its console.
 
     Leaves the initramfs, console.log and reproduce.sh in ``directory``. ``factor`` stretches every deadline; ``root``
     is a user land to put below the programs; ``least`` is for :func:`deadlines`; ``provoked`` names kinds of splats
-    that do not count, each with the reason. Raises EnvironmentFailure when QEMU is missing or does not start; whatever
-    the guest does is in the verdict.
+    that do not count, each with the reason; ``suites`` are KUnit suites that have to report. Raises EnvironmentFailure
+    when QEMU is missing or does not start; whatever the guest does is in the verdict.
     """
     machine = context.machine(arch.machine)
     if not image.is_file():
@@ -115,9 +116,8 @@ def boot(
     )
     text = load(log)
     require_start(result, argv, text)
-    judged = verdict.judge(
-        text, result.ending, checked, nonce=nonce, expected=[verdict.Expected(p.name, p.reports) for p in programs]
-    )
+    expected = [verdict.Expected(program.name, program.reports) for program in programs]
+    judged = verdict.judge(text, result.ending, checked, nonce=nonce, expected=expected, suites=suites)
     return Boot(arch, "qemu", qemu.version, accel, tuple(argv), log, result.seconds, result.boot_seconds, judged)
 
 

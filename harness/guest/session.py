@@ -82,7 +82,8 @@ def test_arch(
             programs = programs_of(built.tests.programs, guest, guests, only)
             if not programs and len(guests) > 1:
                 continue
-            result = _test_guest(context, arch, guest, flavour, run, built, programs, backend)
+            suites = suites_of(flavour, guest) if patched and not only else ()
+            result = _test_guest(context, arch, guest, flavour, run, built, programs, backend, suites)
             stages["guest"] = result.seconds
             result = replace(result, stages=stages, seconds=watch.seconds)
             results += _settled(context, arch, guest, flavour, run, built, result)
@@ -147,6 +148,12 @@ def programs_of(
     return [name for name in wanted if name not in elsewhere]
 
 
+def suites_of(flavour: Flavour, guest: Guest | None) -> tuple[str, ...]:
+    """The KUnit suites that have to report in a guest with the series: none where the command line keeps them off."""
+    words = guest.cmdline.split() if guest else []
+    return () if {"kunit.autorun=0", "kunit.enable=0"} & set(words) else flavour.kunit
+
+
 @dataclass(frozen=True)
 class Built:
     """What the guests of an architecture boot and run."""
@@ -177,6 +184,7 @@ def _test_guest(
     build: Built,
     names: Sequence[str],
     backend: str,
+    suites: Sequence[str] = (),
 ) -> ArchResult:
     built, tests = build.kernel, build.tests
     label = label_of(arch, guest)
@@ -195,6 +203,7 @@ def _test_guest(
         backend=backend,
         factor=flavour.timeout_factor * (guest.timeout_factor if guest else 1.0),
         guest=guest,
+        suites=suites,
     )
 
 
@@ -240,10 +249,11 @@ def boot_image(
     least: float = 0.0,
     provoked: Mapping[str, str] | None = None,
     files: Mapping[str, Path] | None = None,
+    suites: Sequence[str] = (),
 ) -> ArchResult:
     """Boot ``image`` with ``programs`` by one of the backends and keep the record in the run directory.
 
-    ``least`` and ``provoked`` are those of :func:`harness.guest.runner.boot`, ``files`` those of
+    ``least``, ``provoked`` and ``suites`` are those of :func:`harness.guest.runner.boot`, ``files`` those of
     :func:`harness.guest.vng.test`.
     """
     label = label_of(arch, guest)
@@ -251,7 +261,18 @@ def boot_image(
     words = guest.cmdline.split() if guest else []
     arch = guest.on(arch) if guest else arch
     if backend == "vng":
-        boot = vng.test(context, arch, image, programs, directory, factor=factor, root=root, files=files, least=least)
+        boot = vng.test(
+            context,
+            arch,
+            image,
+            programs,
+            directory,
+            factor=factor,
+            root=root,
+            files=files,
+            least=least,
+            suites=suites,
+        )
     else:
         boot = runner.boot(
             context,
@@ -264,6 +285,7 @@ def boot_image(
             cmdline=words,
             least=least,
             provoked=provoked,
+            suites=suites,
         )
     for name, lines in boot.verdict.outputs.items():
         atomic_write(directory / "ktap" / f"{name}.ktap", "\n".join([*lines, ""]))

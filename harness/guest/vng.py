@@ -228,11 +228,12 @@ def test(
     root: Path | None = None,
     files: Mapping[str, Path] | None = None,
     least: float = 0.0,
+    suites: Sequence[str] = (),
 ) -> runner.Boot:
     """What :func:`harness.guest.runner.boot` does, in a guest of virtme-ng: our init runs in it as a program.
 
     ``root`` is a user land in place of the usual one. ``files`` are directories that the guest has a copy of below
-    SHARE, by the name there; ``least`` is for :func:`harness.guest.runner.deadlines`. Raises EnvironmentFailure when
+    SHARE, by the name there; ``least`` and ``suites`` are as there. Raises EnvironmentFailure when
     vng or QEMU is missing or does not start.
     """
     share = directory / "share"
@@ -268,6 +269,7 @@ def test(
         rules,
         nonce=guest.nonce,
         expected=[verdict.Expected(program.name, program.reports) for program in programs],
+        suites=suites,
     )
     return runner.Boot(
         arch, "vng", guest.qemu, guest.accel, tuple(guest.argv), log, result.seconds, result.boot_seconds, judged

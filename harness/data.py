@@ -16,8 +16,11 @@ from harness.errors import UsageError
 T = TypeVar("T")
 
 
-def load_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises UsageError naming line and column when it is missing, broken or no mapping."""
+def load_yaml(path: Path, *, may_be_empty: bool = False) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises UsageError naming line and column when it is missing, broken or no mapping.
+
+    With ``may_be_empty`` a file of comments alone is an empty mapping.
+    """
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -31,6 +34,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         problem = getattr(exc, "problem", None) or "not YAML"
         raise UsageError(f"{path}{where}: {problem}", hint="mend that line") from None
+    if value is None and may_be_empty:
+        return {}
     if not isinstance(value, dict):
         raise UsageError(f"{path}: expected `key: value` lines at the top", hint="see the other files beside it")
     return value

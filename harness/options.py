@@ -7,6 +7,7 @@ from pathlib import Path
 
 from harness.context import Context
 from harness.data import Arch, Flavour, Guest
+from harness.errors import UsageError
 from harness.fs import require_destination
 
 
@@ -74,6 +75,13 @@ def add_guests(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="boot this guest of qemu/guests only (repeatable); default: the plain one and those that always boot",
     )
+
+
+def check_least(flag: str, value: int, least: int, most: int | None = None) -> None:
+    """Raise UsageError unless ``value`` is in range."""
+    if value < least or (most is not None and value > most):
+        upper = "" if most is None else f" and at most {most}"
+        raise UsageError(f"{flag} must be at least {least}{upper}, not {value}")
 
 
 def check_files(*destinations: str | Path | None) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +33,10 @@ DEFAULTS: dict[str, tuple[type, Any, str]] = {
     "silence_timeout": (float, 120.0, "a guest that prints nothing for this long is lost"),
 }
 
+CHOICES = {"accel": ("auto", "kvm", "tcg")}
+# Eleven days: longer than any run, and as milliseconds still what the guest's init can count.
+MOST_SECONDS = 1e6
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -52,15 +58,40 @@ class Settings:
         return int(self.values[name])
 
 
-def _typed(name: str, value: Any, where: str) -> Any:
-    kind = DEFAULTS[name][0]
+def seconds(value: object, where: str) -> float:
+    """A deadline in seconds. Raises UsageError, naming ``where``, unless it is a number that a clock can wait for."""
     try:
-        converted = kind(value)
-    except (TypeError, ValueError):
-        raise UsageError(f"{where}: {name} must be a {kind.__name__}, not {value!r}") from None
-    if kind in (int, float) and (converted < 0 or converted != converted):
-        raise UsageError(f"{where}: {name} must not be negative")
-    return converted
+        number = float(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else math.nan
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= MOST_SECONDS:
+        raise UsageError(f"{where} must be seconds from 0 to {MOST_SECONDS:.0f}, not {value!r}")
+    return number
+
+
+def _whole(value: object, where: str) -> int:
+    text = str(value).strip() if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
+    if not re.fullmatch("[0-9]{1,6}", text):
+        raise UsageError(f"{where} must be a whole number that is not negative, not {value!r}")
+    return int(text)
+
+
+def _typed(name: str, value: object, where: str) -> Any:
+    kind = DEFAULTS[name][0]
+    if kind is float:
+        return seconds(value, where)
+    if kind is int:
+        return _whole(value, where)
+    if not isinstance(value, (str, int, float)) or isinstance(value, bool):
+        raise UsageError(f"{where} must be text, not {value!r}")
+    if name in CHOICES and value not in CHOICES[name]:
+        raise UsageError(f"{where} must be one of {', '.join(CHOICES[name])}, not {value!r}")
+    return str(value)
+
+
+def _flag(name: str) -> str:
+    """What a setting is called on the command line: a verb has one deadline."""
+    return "--timeout" if name.endswith("_timeout") else f"--{name.replace('_', '-')}"
 
 
 def resolve(project: Path, flags: Mapping[str, Any], env: Mapping[str, str] | None = None) -> Settings:
@@ -77,17 +108,18 @@ def resolve(project: Path, flags: Mapping[str, Any], env: Mapping[str, str] | No
     for path in (user_file, project / PROJECT_FILE):
         if not path.is_file():
             continue
-        for name, value in load_yaml(path).items():
+        for name, value in load_yaml(path, may_be_empty=True).items():
             if name not in DEFAULTS:
                 raise UsageError(f"{path}: unknown setting {name!r}", hint=f"known: {', '.join(DEFAULTS)}")
-            values[name], origin[name] = _typed(name, value, str(path)), str(path)
+            values[name], origin[name] = _typed(name, value, f"{path}: {name}"), str(path)
     for name in DEFAULTS:
         variable = f"HARNESS_{name.upper()}"
         if variable in env:
             values[name], origin[name] = _typed(name, env[variable], variable), variable
     for name, value in flags.items():
         if name in DEFAULTS and value is not None:
-            values[name], origin[name] = _typed(name, value, f"--{name.replace('_', '-')}"), "command line"
+            given = ",".join(value) if isinstance(value, list) else value  # a flag that can be repeated
+            values[name], origin[name] = _typed(name, given, _flag(name)), "command line"
     if not values["cache_dir"]:
         base = Path(env.get("XDG_CACHE_HOME") or Path(env.get("HOME", "/")) / ".cache")
         values["cache_dir"] = str(base / "agent-latency")

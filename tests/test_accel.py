@@ -124,5 +124,5 @@ def test_as_asked(tmp_path: Path, qemu: str, context: Context, monkeypatch: pyte
     assert choose(make(tmp_path, accel="kvm"), qemu).name == "kvm"
     with pytest.raises(UsageError, match="cannot run arm64 guests"):
         choose(make(tmp_path, accel="kvm"), qemu, "arm64")
-    with pytest.raises(UsageError, match="unknown accelerator"):
-        choose(make(tmp_path, accel="warp"), qemu)
+    with pytest.raises(UsageError, match="--accel must be one of auto, kvm, tcg"):
+        make(tmp_path, accel="warp")

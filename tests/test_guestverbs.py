@@ -95,6 +95,7 @@ def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     monkeypatch.setattr(Context, "flavour", flavour)
     monkeypatch.setattr("harness.build.kernel.build", kernel)
     monkeypatch.setattr("harness.build.selftests.build_selftests", tests)
+    monkeypatch.setattr("harness.build.selftests.known_programs", lambda *_: tests().programs)
 
     def call(*argv: str, log: str = "", qemu: str = "", **env: str) -> tuple[int, str, str]:
         monkeypatch.setenv("FAKE_QEMU", f"{f'log={LOGS / log}.log' if log else ''} {qemu}")
@@ -376,10 +377,17 @@ def test_some_programs_only(harness) -> None:  # type: ignore[no-untyped-def]
     code, out, _ = harness("test", "-a", "x86_64", "abi", log="patched-x86_64")
     assert code == 0
     assert "inherit" not in out.split("x86_64: ")[0].replace("kunit/", "")
-    code, _, err = harness("test", "-a", "x86_64", "nobody", log="patched-x86_64")
+    before = len(list(harness.runs.iterdir()))
+    code, out, err = harness("test", "nobody", log="patched-x86_64")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: there is no test program 'nobody'\n  next: known: abi")
+    assert len(list(harness.runs.iterdir())) == before
+
+
+def test_a_shell_without_a_terminal_builds_nothing(harness) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = harness("shell", "-a", "x86_64", FAIL_BUILD="x86_64")
     assert code == 2
-    assert "there is no test program 'nobody'" in err
-    assert "abi" in err
+    assert err.startswith("error: an interactive shell needs a terminal")
 
 
 def test_dry_run_prints_and_leaves_nothing(harness) -> None:  # type: ignore[no-untyped-def]

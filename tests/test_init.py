@@ -38,6 +38,10 @@ def test_c_strings_hold_anything(tmp_path: Path) -> None:
     assert subprocess.run([str(tmp_path / "s")], capture_output=True, check=True).stdout == NASTY.encode()
 
 
+def test_deadlines_fit_into_an_int() -> None:
+    assert Program("abi", timeout=3e6).timeout_ms == 2**31 - 1
+
+
 def test_rendering_names_every_program() -> None:
     text = render(
         TEMPLATE, [Program("abi", timeout=1.5), Program("c", path="/x", arguments=(NASTY,), reports=Reports.STATUS)]

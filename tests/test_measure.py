@@ -286,6 +286,29 @@ def test_usage(harness) -> None:  # type: ignore[no-untyped-def]
         assert harness(*argv)[0] == 2, argv
 
 
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        *(("--timeout", value) for value in ("nan", "inf", "-5")),
+        *(("--seed", "-1"), ("--steps", "0"), ("--steps", "200001"), ("--seconds", "-1"), ("--arms", "nope")),
+        *(("--arms", "rr:x"), ("--loads", "hogs:x"), ("--share", "zzz"), ("--share", "spin+"), ("--against", "nope")),
+        ("--against", "pin"),
+    ],
+)
+def test_what_the_guest_would_refuse_is_refused_before_a_boot(harness, flag: str, value: str) -> None:  # type: ignore[no-untyped-def]
+    code, out, err, record = harness(f"{flag}={value}")
+    assert code == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert record == {}
+
+
+def test_what_the_benchmark_takes_is_taken() -> None:
+    arms = ["default", "placebo", "nice:-5", "slice:100:-10", "rr:3", "window:500:100:3000", "pin", "idle"]
+    assert cells.plan(arms, ["both"], ["none", "hogs:4", "storm", "udp:2"])
+    cells.check_shares(["4xspin+1xburst:480:20@window", "spin%a/b+spin@nice:-10%b"])
+
+
 def test_dry_run_prints_what_can_be_pasted(harness) -> None:  # type: ignore[no-untyped-def]
     code, out, _, value = harness(*SMALL, "-n", "--", "--uid", "65534")
     assert code == 0

@@ -10,7 +10,7 @@ import pytest
 from harness.build import kernel, selftests
 from harness.build import make as kbuild
 from harness.context import Context
-from harness.errors import BuildError, EnvironmentFailure
+from harness.errors import BuildError, EnvironmentFailure, UsageError
 from tests.conftest import add_commit, export_series, said
 from tests.test_kernel_build import build, no_make
 
@@ -153,3 +153,17 @@ def test_dry_run(context: Context) -> None:
 
 def test_lock_is_the_builds_own(context: Context) -> None:
     assert kernel.build_lock(context, "arm64-selftests").name == "build-arm64-selftests.lock"
+
+
+def test_what_the_makefile_lists() -> None:
+    text = "CFLAGS += -O2\nTEST_GEN_PROGS := b \\\n\ta\nTEST_GEN_PROGS_EXTENDED := bench\nTEST_PROGS += c.sh\n"
+    assert selftests.listed(text) == ("a", "b", "c.sh")
+    assert selftests.listed("TEST_GEN_PROGS := $(wildcard *.c)\n") == ()
+
+
+def test_a_program_that_is_not_there_is_known_before_a_build(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kbuild, "make", no_make)
+    selftests.check(context, ["abi", "inherit"])
+    with pytest.raises(UsageError, match="there is no test program 'abbi'") as caught:
+        selftests.check(context, ["abi", "abbi"])
+    assert caught.value.hint == "known: abi, inherit"

@@ -47,11 +47,41 @@ def test_cache_follows_xdg(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("env", "said"),
-    [({"HARNESS_JOBS": "many"}, "must be a int"), ({"HARNESS_BOOT_TIMEOUT": "-1"}, "must not be negative")],
+    [
+        ({"HARNESS_JOBS": "many"}, "HARNESS_JOBS must be a whole number"),
+        ({"HARNESS_JOBS": "-1"}, "HARNESS_JOBS must be a whole number"),
+        ({"HARNESS_BOOT_TIMEOUT": "-1"}, "HARNESS_BOOT_TIMEOUT must be seconds from 0 to 1000000, not '-1'"),
+        ({"HARNESS_BOOT_TIMEOUT": "nan"}, "must be seconds"),
+        ({"HARNESS_APPLY_TIMEOUT": "inf"}, "must be seconds"),
+        ({"HARNESS_APPLY_TIMEOUT": "1e300"}, "must be seconds"),
+        ({"HARNESS_ACCEL": "foo"}, "HARNESS_ACCEL must be one of auto, kvm, tcg"),
+    ],
 )
 def test_bad_values(tmp_path: Path, env: dict[str, str], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         resolve(tmp_path, {}, env)
+
+
+def test_a_bad_flag_is_called_what_it_is_called(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^--timeout must be seconds"):
+        resolve(tmp_path, {"build_timeout": float("nan")}, {})
+
+
+@pytest.mark.parametrize(
+    "text", ["cache_dir:", "cache_dir: [a]", "jobs: true", "jobs: 1.5", "boot_timeout: [1]", "accel: foo"]
+)
+def test_bad_values_in_a_file(tmp_path: Path, text: str) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/harness.yaml").write_text(text)
+    with pytest.raises(UsageError, match=rf"harness\.yaml: {text.partition(':')[0]} must be"):
+        resolve(tmp_path, {}, {})
+
+
+@pytest.mark.parametrize("text", ["", "# nothing is set\n"])
+def test_a_settings_file_may_be_empty(tmp_path: Path, text: str) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/harness.yaml").write_text(text)
+    assert resolve(tmp_path, {}, {}).origin["jobs"] == "built-in"
 
 
 def test_unknown_setting_lists_the_known(tmp_path: Path) -> None:

@@ -536,6 +536,10 @@ def test_a_guest_without_a_trace(  # type: ignore[no-untyped-def]
 def test_usage(harness, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     for argv in (
         ("--steps", "0"),
+        ("--slice=-5",),
+        ("--buffer", "0"),
+        ("--event", "nope"),
+        ("--timeout", "nan"),
         ("--window", "900"),
         ("--target", "10"),
         ("-a", "arm64"),

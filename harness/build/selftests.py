@@ -22,9 +22,10 @@ from harness.build import tools as needed
 from harness.build.kernel import KernelBuild, build_lock, source_commit
 from harness.context import Context
 from harness.data import Arch
-from harness.errors import BuildError, EnvironmentFailure
+from harness.errors import BuildError, EnvironmentFailure, UsageError
 from harness.report import Stopwatch
 from harness.source.git import git
+from harness.source.repo import KernelRepo
 
 COLLECTION = "agent_latency"
 SELFTESTS = "tools/testing/selftests"
@@ -102,6 +103,26 @@ def build_for(
     if done is None:
         raise BuildError(f"{arch.name}: the {collection} selftests changed while they were built", hint="run it again")
     return SelftestBuild(**{**done.__dict__, "cached": False, "seconds": watch.seconds})
+
+
+def check(context: Context, only: Sequence[str]) -> None:
+    """Raise UsageError when ``only`` names a program that the series has not, before anything is built for it."""
+    known = known_programs(context) if only else ()
+    for name in only:
+        if known and name not in known:
+            raise UsageError(f"there is no test program {name!r}", hint=f"known: {', '.join(known)}")
+
+
+def known_programs(context: Context, collection: str = COLLECTION) -> tuple[str, ...]:
+    """What the Makefile of the stored series lists; empty when only make could tell."""
+    commit = source_commit(context, True)
+    return listed(KernelRepo(context).read(commit, f"{SELFTESTS}/{collection}/Makefile"))
+
+
+def listed(makefile: str) -> tuple[str, ...]:
+    """The programs that a selftest Makefile runs, sorted; empty when it computes them. Pure."""
+    found = re.findall(r"^TEST_(?:GEN_)?PROGS\s*[:+]?=(.*)$", makefile.replace("\\\n", " "), re.MULTILINE)
+    return () if any("$" in words for words in found) else tuple(sorted(" ".join(found).split()))
 
 
 def srcarch(arch: Arch) -> str:

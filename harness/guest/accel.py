@@ -63,8 +63,6 @@ def choose(context: Context, arch: Arch, machine: Machine, qemu: str, image: Pat
                 hint="leave --accel out: it becomes tcg where KVM cannot be",
             )
         return Accel("kvm", "as asked")
-    if wanted != "auto":
-        raise UsageError(f"unknown accelerator {wanted!r}", hint="known: auto, kvm, tcg")
     if not native:
         return Accel("tcg", f"{arch.name} guest on {context.host_machine}")
     if not KVM.exists():

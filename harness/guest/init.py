@@ -57,8 +57,8 @@ class Program:
 
     @property
     def timeout_ms(self) -> int:
-        """The deadline in milliseconds, for the template."""
-        return max(1, round(self.timeout * 1000))
+        """The deadline in milliseconds, for the template, where it is an int."""
+        return max(1, min(round(self.timeout * 1000), 2**31 - 1))
 
     @property
     def argv(self) -> tuple[str, ...]:

@@ -392,15 +392,20 @@ def _terminal() -> Iterator[None]:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
+def require_terminal() -> None:
+    """Raise UsageError unless there is a terminal to give to a guest."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError(
+            "an interactive shell needs a terminal", hint="give a command: harness shell -a ARCH -- CMD ARG..."
+        )
+
+
 def foreground(words: Sequence[str], *, cwd: Path | None = None) -> int:
     """Give the terminal to a program in a session of its own until it ends; it ends with us. Returns its status.
 
     Raises UsageError when there is no terminal.
     """
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UsageError(
-            "an interactive shell needs a terminal", hint="give a command: harness shell -a ARCH -- CMD ARG..."
-        )
+    require_terminal()
     with _terminal():
         process = subprocess.Popen(list(words), start_new_session=True, cwd=cwd, env={**os.environ, "PATH": _path()})
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +14,11 @@ ARMS = ("default", PLACEBO, "nice", "slice", "rr", "window")
 LOADS = ("hogs:2", "storm", "udp")
 OPERATIONS = ("getppid", "yield", "eventfd", "pipe", "futex")
 THREADS = ("orch", "both")
+# Of the benchmark, and of QEMU.
+MOST_STEPS, MOST_SEED = 200_000, 2**63 - 1
+_ARM = r"(default|idle|pin|nice(:-?\d+)?|slice(:\d+(:-?\d+)?)?|rr(:\d+)?|window(:\d+){0,3})"
+_LOAD = r"(none|(hogs|storm|udp)(:\d+)?)"
+_TASK = rf"(\d+x)?(spin|burst:\d+:\d+)(@{_ARM})?(%[^+%@]+)?"
 # Arms that leave the agent's threads as they are: which of them are meant makes no difference.
 _NO_THREADS = ("default", "idle", PLACEBO)
 # Whole numbers of each cell that the summary is made from.
@@ -74,7 +80,11 @@ class Answers:
 
 
 def plan(arms: Sequence[str], threads: Sequence[str], loads: Sequence[str]) -> list[Cell]:
-    """Every combination that says something, in a fixed order. Raises UsageError for threads there are not."""
+    """Every combination that says something, in a fixed order. Raises UsageError for what the benchmark has not."""
+    for arm in arms:
+        _check("arm", arm, rf"{PLACEBO}|{_ARM}", "default, placebo, nice, slice, rr, idle, pin, window")
+    for load in loads:
+        _check("load", load, _LOAD, "none, hogs:N, storm:N, udp:N")
     for name in threads:
         if name not in THREADS:
             raise UsageError(f"unknown threads {name!r}", hint=f"known: {', '.join(THREADS)}")
@@ -85,6 +95,17 @@ def plan(arms: Sequence[str], threads: Sequence[str], loads: Sequence[str]) -> l
         for which in (THREADS[:1] if arm in _NO_THREADS else threads)
     ]
     return list(dict.fromkeys(cells))
+
+
+def check_shares(shares: Sequence[str]) -> None:
+    """Raise UsageError for tasks of a share cell that the benchmark has not."""
+    for tasks in shares:
+        _check("tasks", tasks, rf"{_TASK}(\+{_TASK})*", "[COUNTx]spin or burst:RUN:SLEEP[@ARM][%CGROUP], joined by +")
+
+
+def _check(what: str, word: str, pattern: str, known: str) -> None:
+    if not re.fullmatch(pattern, word, re.ASCII):
+        raise UsageError(f"unknown {what} {word!r}", hint=f"known: {known}")
 
 
 def shuffled(cells: Iterable[Cell], seed: int) -> list[Cell]:

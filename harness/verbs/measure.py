@@ -25,6 +25,7 @@ from harness.proc import quoted
 from harness.report import Stopwatch
 from harness.results import model
 from harness.results.run import RunDirectory
+from harness.settings import seconds
 
 NAME = "measure"
 DESCRIPTION = """\
@@ -74,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", default="orch,both", metavar="WHICH,...", help="orch, both: who is treated so (default: each)"
     )
-    parser.add_argument("--against", default="default", metavar="ARM[/THREADS]", help="what ratios are to")
+    parser.add_argument("--against", metavar="ARM[/THREADS]", help="what ratios are to (default: default)")
     parser.add_argument("--share", action="append", default=[], metavar="TASKS", help="CPU shares (repeatable)")
     parser.add_argument("--seconds", type=int, default=10, metavar="T", help="of guest time for --share")
     parser.add_argument("--operations", action="store_true", help="cost of system calls when the feature is not used")
@@ -92,12 +93,18 @@ def run(context: Context, args: argparse.Namespace) -> int:
     archs = options.archs(context, args)
     if args.image and len(archs) != 1:
         raise UsageError("--image is of one architecture", hint=f"harness measure --arch {archs[0].name} --image ...")
-    if args.boots < 1:
-        raise UsageError("--boots must be at least 1")
+    options.check_least("--boots", args.boots, 1)
+    options.check_least("--seed", args.seed, 0, cells.MOST_SEED)
+    options.check_least("--steps", args.steps, 1, cells.MOST_STEPS)
+    options.check_least("--seconds", args.seconds, 1)
+    seconds(args.timeout, "--timeout")
     asked = _asked(args)
     if not asked:
         raise UsageError("nothing to measure", hint="give --arms, --threads and --loads at least one value each")
-    against = _against(args.against)
+    against = _against(args.against or "default")
+    arms = {(cell.arm, cell.threads) for cell in asked if isinstance(cell, Cell)}
+    if args.against and against not in arms:
+        raise UsageError(f"--against {args.against}: it is not among what is measured", hint="add it to --arms")
     before = {arch.name: _before(args.before, arch.name) for arch in archs if args.before}
     if context.dry_run:
         for arch in archs:
@@ -134,6 +141,7 @@ def _asked(args: argparse.Namespace) -> list[Cell | str]:
     if args.operations:
         return [f"op/{name}" for name in cells.OPERATIONS]
     if args.share:
+        cells.check_shares(args.share)
         return [f"share/{tasks}" for tasks in args.share]
     return list(cells.plan(_words(args.arms), _words(args.threads), _words(args.loads)))
 

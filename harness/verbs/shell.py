@@ -9,7 +9,7 @@ from harness import options, proc
 from harness.context import Context
 from harness.data import Arch
 from harness.errors import UsageError
-from harness.guest import shells
+from harness.guest import shells, vng
 from harness.verbs.test import add_backend
 
 NAME = "shell"
@@ -38,6 +38,8 @@ def run(context: Context, args: argparse.Namespace) -> int:
     """Build, boot, hand over; see DESCRIPTION."""
     arch = _arch(context, args)
     flavour = options.flavour(context, args)
+    if not args.command and not context.dry_run:
+        vng.require_terminal()
     image: Path | None = args.image
     if image is None:
         from harness.build import kernel as kernels

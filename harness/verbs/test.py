@@ -99,6 +99,10 @@ def run(context: Context, args: argparse.Namespace) -> int:
             else:
                 session.dry_run(context, arch, flavour, patched=patched, backend=args.backend, guests=guests)
         return 0
+    if not (args.upstream or args.bpftrace):
+        from harness.build import selftests
+
+        selftests.check(context, args.programs)
     against = compare.read(args.against) if args.against else None
     with RunDirectory.create(context, NAME) as directory:
         session.describe(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,8 +99,12 @@ def run(context: Context, args: argparse.Namespace) -> int:
     for given, what in ((args.image, "--image"), (args.perfetto, "--perfetto")):
         if given and len(archs) != 1:
             raise UsageError(f"{what} is of one architecture", hint=f"harness trace --arch {archs[0].name} {what} ...")
-    if args.steps < 1:
-        raise UsageError("--steps must be at least 1")
+    options.check_least("--steps", args.steps, 1)
+    options.check_least("--slice", args.slice, 0)
+    options.check_least("--buffer", args.buffer, 1)
+    for event in args.event:
+        if not re.fullmatch(r"[\w-]+:[\w*?-]+", event):
+            raise UsageError(f"--event {event}: that is no event", hint="SYSTEM:EVENT, e.g. sched:sched_switch")
     if not args.unmarked and not 50 <= args.target <= args.window <= 100_000:
         raise UsageError("--target must be at least 50, and --window from there to 100000")
     if args.command:

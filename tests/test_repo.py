@@ -544,3 +544,16 @@ def test_cache_that_is_relative(project: Mini, monkeypatch: pytest.MonkeyPatch) 
 def test_git_names_its_command(project: Mini) -> None:
     with pytest.raises(EnvironmentFailure, match="git rev-parse failed"):
         git(project.directory, "-c", "core.x=1", "rev-parse", "none", timeout=60)
+
+
+def test_missing_git_is_not_a_missing_tree(project: Mini, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/env").symlink_to("/usr/bin/env")
+    source = git_tree(project.directory / "own")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("GIT_EDITOR", "true")  # anything inherited: git is started through env(1) then
+    with pytest.raises(EnvironmentFailure, match="git is not installed"):
+        KernelRepo(project.context(kernel_source=str(source))).ensure_base()
+    (tmp_path / ".git").touch()
+    with pytest.raises(EnvironmentFailure, match="git is not installed"):
+        repo_of(project).is_worktree(tmp_path)

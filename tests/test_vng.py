@@ -120,8 +120,10 @@ def test_255_is_only_the_commands_when_the_command_said_it(command) -> None:  # 
 def test_a_guest_that_dies_is_told_apart(command) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(GuestCrash, match="Kernel panic - not syncing: VFS"):
         command("true", mode="panic")
-    with pytest.raises(EnvironmentFailure, match="could not open kernel file"):
+    with pytest.raises(EnvironmentFailure, match="could not open kernel file") as caught:
         command("true", mode="no-start")
+    assert "reproduce.sh" not in caught.value.hint
+    assert caught.value.hint.startswith("run it by hand: ")
     with pytest.raises(StageTimeout, match="within 4 s"):
         command("true", mode="hang")
 

@@ -18,6 +18,7 @@ from harness.guest import machine as machines
 from harness.guest.accel import Accel
 from harness.guest.init import Program
 from harness.guest.log import load
+from harness.proc import quoted
 
 CONSOLE_LOG = "console.log"
 REPRODUCE = "reproduce.sh"
@@ -85,13 +86,15 @@ def boot(
     least: float = 0.0,
     provoked: Mapping[str, str] | None = None,
     suites: Sequence[str] = (),
+    kept: bool = True,
 ) -> Boot:
     """Boot ``image`` with an init that runs ``programs`` in order, and judge its console.
 
     Leaves the initramfs, console.log and reproduce.sh in ``directory``. ``factor`` stretches every deadline; ``root``
     is a user land to put below the programs; ``least`` is for :func:`deadlines`; ``provoked`` names kinds of splats
-    that do not count, each with the reason; ``suites`` are KUnit suites that have to report. Raises EnvironmentFailure
-    when QEMU is missing or does not start; whatever the guest does is in the verdict.
+    that do not count, each with the reason; ``suites`` are KUnit suites that have to report; ``kept`` says
+    whether the directory outlives the call. Raises EnvironmentFailure when QEMU is missing or does not start; whatever
+    the guest does is in the verdict.
     """
     machine = context.machine(arch.machine)
     if not image.is_file():
@@ -115,7 +118,7 @@ def boot(
         on_program=lambda name: context.report.debug(f"{arch.name}: {name}"),
     )
     text = load(log)
-    require_start(result, argv, text)
+    require_start(result, argv, text, kept=kept)
     expected = [verdict.Expected(program.name, program.reports) for program in programs]
     judged = verdict.judge(text, result.ending, checked, nonce=nonce, expected=expected, suites=suites)
     return Boot(arch, "qemu", qemu.version, accel, tuple(argv), log, result.seconds, result.boot_seconds, judged)
@@ -125,8 +128,11 @@ def _count(programs: Sequence[Program]) -> str:
     return f"{len(programs)} program{'s' if len(programs) != 1 else ''}"
 
 
-def require_start(result: console.ConsoleResult, argv: Sequence[str], text: str) -> None:
-    """Raise EnvironmentFailure, with QEMU's own message, when it ended before the kernel said a word."""
+def require_start(result: console.ConsoleResult, argv: Sequence[str], text: str, *, kept: bool = True) -> None:
+    """Raise EnvironmentFailure, with QEMU's own message, when it ended before the kernel said a word.
+
+    The command line is in a reproducer beside the log, unless that is not ``kept``: the hint is the command then.
+    """
     status = result.ending.status
     if result.ending.end != verdict.End.EXITED or result.guest_spoke or status == 0:
         return
@@ -134,7 +140,7 @@ def require_start(result: console.ConsoleResult, argv: Sequence[str], text: str)
     raise EnvironmentFailure(
         f"{Path(argv[0]).name} did not start the guest: {words[-1].strip() if words else f'it ended with {status}'}",
         detail="\n".join(words[-10:-1]),
-        hint=f"its command line is in {result.log.parent / REPRODUCE}",
+        hint=f"its command line is in {result.log.parent / REPRODUCE}" if kept else f"run it by hand: {quoted(argv)}",
     )
 
 

@@ -95,7 +95,8 @@ def _command(
         "command", path="/usr/bin/env", arguments=("--", *command), timeout=seconds, reports=Reports.STATUS
     )
     with tempfile.TemporaryDirectory(prefix="harness-shell-") as name:
-        boot = runner.boot(context, arch, image, [program], keep or Path(name), factor=factor, root=root)
+        place, kept = keep or Path(name), keep is not None
+        boot = runner.boot(context, arch, image, [program], place, factor=factor, root=root, kept=kept)
     judged = boot.verdict
     for line in judged.outputs.get("command", ()):
         context.report.result(line)

@@ -196,6 +196,7 @@ def _watch(
     *,
     on_program: Callable[[str], None] | None = None,
     on_poll: Callable[[], None] | None = None,
+    kept: bool = True,
 ) -> tuple[console.ConsoleResult, str]:
     """Run vng to its end; the ending is the guest's, not what vng makes of it."""
     result = console.run(
@@ -210,7 +211,7 @@ def _watch(
         env={"PATH": _path()},
     )
     text = load(log)
-    runner.require_start(result, guest.argv, text)
+    runner.require_start(result, guest.argv, text, kept=kept)
     if result.ending.end == End.EXITED and result.ending.status == 255 and result.guest_spoke:
         # Its word for whatever it did not expect; what it was is in the log.
         result = dataclasses.replace(result, ending=Ending(End.EXITED, 0))
@@ -352,6 +353,7 @@ def command(
             log,
             runner.deadlines(context, factor * SLOWER),
             on_poll=copy,
+            kept=False,
         )
         status = _status(share / "status", guest.nonce)
         judged = verdict.judge(text, result.ending, rules, nonce=guest.nonce, expected=[])

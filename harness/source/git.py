@@ -65,6 +65,8 @@ def git(
     ``env`` is added after every GIT_* variable of the caller is gone. With ``check`` a failure raises
     EnvironmentFailure with git's message; past ``timeout`` seconds StageTimeout is raised.
     """
+    # Also for those who take a failure for an answer: `env` would only say that it found no git.
+    proc.require_tool("git", package="git", why="the kernel's source is kept in it")
     variables = {**ENVIRONMENT, **(env or {})}
     # `env -u` would take our own variables away again, were they inherited as well.
     command = argv(*arguments)

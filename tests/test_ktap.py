@@ -24,6 +24,15 @@ not ok 4 fourth # TODO not yet
 """
 
 
+def test_prose_is_no_result() -> None:
+    assert tree("TAP version 13\n1..1\nok then, starting\nok 1 a").status == Status.PASSED
+    assert tree("ok so far", plan_required=False).status == Status.NEVER_RAN
+    assert tree("1..\u0663\nok 1 a", plan_required=True).problems == ("no plan",)
+    failed = tree("TAP version 13\n1..1\nok 1 a\nnot ok: lost a wakeup")
+    assert failed.status == Status.FAILED
+    assert failed.problems == ("a failure without a number: not ok: lost a wakeup",)
+
+
 def test_good_program() -> None:
     test = tree(GOOD)
     assert (test.status, test.problems, test.reason) == (Status.PASSED, (), "")
@@ -41,7 +50,11 @@ def test_good_program() -> None:
     ("line", "status", "name", "reason"),
     [
         ("ok 1", Status.PASSED, "test 1", ""),
-        ("ok", Status.PASSED, "test 1", ""),
+        ("ok", Status.NEVER_RAN, "test 1", "promised by the plan"),
+        ("ok then, starting", Status.NEVER_RAN, "test 1", "promised by the plan"),
+        ("not okay", Status.NEVER_RAN, "test 1", "promised by the plan"),
+        ("ok \u0661 a", Status.NEVER_RAN, "test 1", "promised by the plan"),
+        ("ok 1 a # ERROR x", Status.FAILED, "a", "x"),
         ("ok 1 a name # SKIP why", Status.SKIPPED, "a name", "why"),
         ("ok 1 a name # skip: why", Status.SKIPPED, "a name", "why"),
         ("ok 1 a name # XFAIL known", Status.XFAIL, "a name", "known"),

@@ -66,13 +66,16 @@ class Test:
         return Counter(leaf.status for child in self.children for leaf in child.leaves())
 
 
-_VERSION = re.compile(r"K?TAP version \d+\s*$")
-_PLAN = re.compile(r"1\.\.(\d+)\s*(?:#\s*skip\b:?\s*(.*))?$", re.IGNORECASE)
-_RESULT = re.compile(r"(not )?ok\b(?:\s+(\d+)(?=\s|$))?(?:\s+-(?=\s|$))?\s*(.*)$")
+_VERSION = re.compile(r"K?TAP version [0-9]+\s*$")
+_PLAN = re.compile(r"1\.\.([0-9]+)\s*(?:#\s*skip\b:?\s*(.*))?$", re.IGNORECASE)
+# KTAP and kselftest number their results: "ok then" is somebody talking.
+_RESULT = re.compile(r"(not )?ok\s+([0-9]+)(?=\s|$)(?:\s+-(?=\s|$))?\s*(.*)$")
+_UNNUMBERED = re.compile(r"not ok\b")
 _DIRECTIVE = re.compile(r"(?:^|\s)#\s*(skip|todo|xfail|xpass|timeout|error)\b:?\s*(.*)$", re.IGNORECASE)
 _BAIL = re.compile(r"Bail out!\s*(.*)$")
 _SUBTEST = re.compile(r"#?\s*Subtest:\s*(.*)$")
-_TOTALS = re.compile(r"#\s*Totals: pass:(\d+) fail:(\d+) xfail:(\d+) xpass:(\d+) skip:(\d+) error:(\d+)")
+_KINDS = ("pass", "fail", "xfail", "xpass", "skip", "error")
+_TOTALS = re.compile(r"#\s*Totals: " + " ".join(f"{kind}:([0-9]+)" for kind in _KINDS))
 _INDENT = re.compile(r"(?: {2}| {4}|\t|# )")
 
 
@@ -181,7 +184,9 @@ def _take(block: _Block, body: str) -> None:
         elif block.plan == 0 and "skip" in body.lower():
             block.skip_all = ""
     elif match := _RESULT.match(body):
-        _result(block, bool(match.group(1)), match.group(2), match.group(3))
+        _result(block, bool(match.group(1)), int(match.group(2)), match.group(3))
+    elif _UNNUMBERED.match(body):
+        block.problems.append(f"a failure without a number: {body}")
     elif match := _BAIL.match(body):
         block.bail = match.group(1).strip() or "no reason given"
     elif _VERSION.match(body):
@@ -196,7 +201,7 @@ def _take(block: _Block, body: str) -> None:
         block.note(body)
 
 
-def _result(block: _Block, negative: bool, number: str | None, rest: str) -> None:
+def _result(block: _Block, negative: bool, index: int, rest: str) -> None:
     directive, reason, name = "", "", rest
     if match := _DIRECTIVE.search(rest):
         directive, reason = match.group(1).lower(), match.group(2).strip()
@@ -209,14 +214,17 @@ def _result(block: _Block, negative: bool, number: str | None, rest: str) -> Non
             directive, Status.FAILED
         )
     else:
-        status = {"skip": Status.SKIPPED, "xfail": Status.XFAIL, "xpass": Status.FAILED, "timeout": Status.TIMEOUT}.get(
-            directive, Status.PASSED
-        )
+        status = {
+            "skip": Status.SKIPPED,
+            "xfail": Status.XFAIL,
+            "xpass": Status.FAILED,
+            "timeout": Status.TIMEOUT,
+            "error": Status.FAILED,
+        }.get(directive, Status.PASSED)
     # kselftest prints `ok 1 # SKIP what was skipped`: the reason is the only name there is.
     label = name or reason
     if directive == "xpass":
         reason = f"passed though it was expected to fail: {reason}".rstrip(": ")
-    index = int(number) if number else len(block.results) + 1
     if any(test.number == index for test in block.results):
         block.problems.append(f"test {index} reported twice")
     elif block.results and index < (block.results[-1].number or 0):

@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _handle(_unwind)
         return command.run(args)
     except KeyboardInterrupt:  # while an earlier one, or an error, was being reported
-        sys.stderr.write(_MESSAGE)
+        with contextlib.suppress(OSError, AttributeError):  # closed, or the terminal is gone
+            sys.stderr.write(_MESSAGE)
         return INTERRUPTED
     finally:
         for number, handler in before.items():

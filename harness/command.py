@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import sys
 import traceback
@@ -15,7 +16,7 @@ from typing import Any
 
 from harness import __version__, verbs
 from harness.context import Context, find_project
-from harness.errors import EnvironmentFailure, ExitCode, HarnessError
+from harness.errors import ExitCode, HarnessError
 from harness.fs import failure
 from harness.report import Reporter
 from harness.settings import resolve
@@ -68,6 +69,10 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Run the verb of parsed arguments; returns its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name or a message that the terminal has no characters for is no reason to fail.
+            stream.reconfigure(errors="backslashreplace")
     report = Reporter(verbosity=-1 if args.quiet else args.verbose, color=args.color)
     try:
         root = find_project()
@@ -81,11 +86,10 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         report.error("interrupted", hint="run the same command again: finished stages are kept")
         return int(ExitCode.INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of our stdout is gone (`harness ... | head`); there is nobody left to tell.
+    except BrokenPipeError:  # the reader of what a guest's command prints has gone
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return int(EnvironmentFailure.exit_code)
+        return int(ExitCode.INTERRUPTED)
     except OSError as exc:
         report.debug(traceback.format_exc())
         told = failure(exc, Path.cwd())

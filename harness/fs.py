@@ -79,7 +79,8 @@ def atomic_write(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
 
     Raises EnvironmentFailure when the disk is full or not writable; nothing is left behind then.
     """
-    raw = data.encode() if isinstance(data, str) else data
+    # A path that is no UTF-8 comes out as the bytes it is.
+    raw = data.encode(errors="surrogateescape") if isinstance(data, str) else data
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -116,12 +117,12 @@ def deliver(path: Path, text: str) -> None:
         atomic_write(path.resolve(), text)
         return
     with disk_errors(path), os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND), "wb") as out:
-        out.write(text.encode())
+        out.write(text.encode(errors="surrogateescape"))
 
 
 def write_if_changed(path: Path, data: str) -> bool:
     """Write ``data`` unless the file already holds it, so that make sees no new mtime; True when written."""
-    if path.is_file() and path.read_bytes() == data.encode():
+    if path.is_file() and path.read_bytes() == data.encode(errors="surrogateescape"):
         return False
     atomic_write(path, data)
     return True
@@ -148,7 +149,7 @@ def lock(path: Path, what: str, *, wait_seconds: float = 0.0) -> Iterator[None]:
     """
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = path.open("a+")
+        handle = path.open("a+", encoding="utf-8", errors="surrogateescape")
     with handle:
         deadline = time.monotonic() + wait_seconds
         while True:

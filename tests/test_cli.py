@@ -144,6 +144,22 @@ def test_broken_settings_file_is_one_line(
     assert "Traceback" not in err
 
 
+def test_a_reader_that_has_gone_leaves_the_verdict() -> None:
+    log = ROOT / "tests/logs/kunit-fails.log"
+    command = f"{sys.executable} -m harness parse {log} | true; exit ${{PIPESTATUS[0]}}"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(["bash", "-c", command], env=env, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, b"Traceback" in done.stderr) == (errors.ExitCode.TESTS_FAILED, False)
+
+
+def test_a_name_that_the_terminal_has_no_characters_for() -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "harness", "parse", "/nowhere/ü"]
+    done = subprocess.run(command, env=env, capture_output=True, timeout=60, check=False)
+    assert done.returncode == errors.ExitCode.USAGE
+    assert b"cannot read /nowhere/\\xfc" in done.stderr
+
+
 def test_what_the_system_refuses_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

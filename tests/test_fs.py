@@ -73,6 +73,15 @@ def test_destinations_that_can_be_none(tmp_path: Path) -> None:
             fs.require_destination(path)
 
 
+def test_names_that_are_no_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = os.fsdecode(b"c\xff")
+    monkeypatch.setattr("sys.argv", ["harness", "--cache-dir", name])
+    with fs.lock(tmp_path / name / "lock", "x"), pytest.raises(EnvironmentFailure, match="in use by"):
+        fs.lock(tmp_path / name / "lock", "x").__enter__()
+    fs.atomic_write(tmp_path / name / "file", name)
+    assert (tmp_path / name / "file").read_bytes() == b"c\xff"
+
+
 def test_full_disk_leaves_the_old_file_and_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "file"
     fs.atomic_write(target, "old")

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 
+import pytest
+
+from harness.errors import EnvironmentFailure
 from harness.report import Reporter, table
 
 
@@ -46,3 +50,29 @@ def test_no_colour_off_a_terminal() -> None:
     err = io.StringIO()
     Reporter(err=err).warn("w")
     assert err.getvalue() == "warning: w\n"
+
+
+def test_a_reader_that_has_gone_is_no_failure() -> None:
+    out, into = os.pipe()
+    os.close(out)
+    with os.fdopen(into, "w") as gone:
+        report = Reporter(out=gone, err=gone)
+        report.step("step")
+        report.result("one")
+        report.result("two")
+        report.error("broken", detail="why", hint="mend")
+
+
+def test_a_full_disk_behind_stdout_is_named() -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        with pytest.raises(EnvironmentFailure, match="cannot write to standard output: No space left"):
+            Reporter(out=full).result("x")
+        Reporter(err=full).error("x")
+
+
+def test_streams_that_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", None)
+    monkeypatch.setattr("sys.stderr", None)
+    report = Reporter()
+    report.result("x")
+    report.error("x")

@@ -379,8 +379,7 @@ def show(context: Context, results: Sequence[ArchResult], *, json_to: str | None
     for result in results:
         text = table.details(result)
         if text:
-            context.report.end_bar()
-            print(text, file=context.report.err, flush=True)
+            context.report.detail(text)
     if json_to and json_to != "-":
         deliver(Path(json_to), json_text(value))
 

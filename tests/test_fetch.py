@@ -498,3 +498,14 @@ def test_version_of_a_makefile() -> None:
     text = "VERSION = 6\nPATCHLEVEL = 19\nSUBLEVEL = 0\nEXTRAVERSION = -rc1\nNAME = x\n"
     assert tarball.version_of(text) == "6.19.0-rc1"
     assert tarball.version_of("all:\n") == ""
+
+
+def test_a_users_file_is_never_to_be_removed(project: Mini, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.tar.gz"
+    mine.write_text("root:x:0:0")
+    with pytest.raises(EnvironmentFailure, match="no tar archive") as caught:
+        fetch.fetch(project.context(kernel_source=str(mine)), project.context().pin(), Series(()))
+    assert "remove" not in caught.value.hint
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(UsageError, match="is neither a file nor a directory"):
+        fetch.own_source(project.context(kernel_source=str(tmp_path / "fifo")), project.context().pin())

@@ -98,7 +98,8 @@ def own_source(context: Context, pin: Pin) -> Source | None:
         digest = sha256(path)
         return Source(path, digest[:16], any(digest == way.sha256 for way in pin.ways))
     if not path.is_dir():
-        raise UsageError(f"{origin} does not exist", hint=hint)
+        what = "is neither a file nor a directory" if path.exists() else "does not exist"
+        raise UsageError(f"{origin} {what}", hint=hint)
     timeout = context.settings.seconds("apply_timeout")
     # A clone is rarely left standing at the pinned release: its tag goes before what is checked out.
     for name in (f"refs/tags/{pin.tag}", "HEAD"):

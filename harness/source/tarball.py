@@ -18,6 +18,8 @@ from typing import IO, Any, cast
 
 from harness.errors import EnvironmentFailure
 
+# Who gave it is not known here: a download may go, a file of the user may not.
+_WHOLE = "give a whole archive; a download in the cache goes with `harness clean downloads`"
 Progress = Callable[[int, int], None]
 FILE, EXECUTABLE, SYMLINK = "100644", "100755", "120000"
 
@@ -72,14 +74,12 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError) as exc:
-        raise EnvironmentFailure(
-            f"{path} is truncated or no tar archive: {exc}", hint="remove it and run `harness fetch` again"
-        ) from None
+        raise EnvironmentFailure(f"{path} is truncated or no tar archive: {exc}", hint=_WHOLE) from None
     except OSError as exc:
         if exc.errno is not None:
             raise
         raise EnvironmentFailure(  # bz2 and gzip say it this way
-            f"{path} is truncated or no tar archive: {exc}", hint="remove it and run `harness fetch` again"
+            f"{path} is truncated or no tar archive: {exc}", hint=_WHOLE
         ) from None
 
 

@@ -125,7 +125,7 @@ def _saved(context: Context, args: argparse.Namespace) -> int:
     """What a file has to say, without a boot."""
     if args.command:
         raise UsageError("--from reads a trace, it runs no command")
-    if not args.source.is_file():
+    if args.source.is_dir() or not args.source.exists():
         raise UsageError(f"there is no file {args.source}", hint="trace.txt or console.log of a run directory")
     one = Traced(args.source.name)
     _read(one, guest.lines_of(args.source))

@@ -12,12 +12,13 @@ from types import FrameType
 from harness import verbs
 
 INTERRUPTED = 130
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# SIGHUP: the terminal, or the connection to it, is lost.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _MESSAGE = "error: interrupted\n  next: run the same command again: finished stages are kept\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; returns its exit code. Ctrl-C and SIGTERM end children first and give 130."""
+    """Run one verb; returns its exit code. Ctrl-C, SIGTERM and SIGHUP end children first and give 130."""
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
         _handle(_leave)
@@ -56,7 +57,7 @@ def _leave(_signum: int, _frame: FrameType | None) -> None:
 
 
 def _unwind(_signum: int, _frame: FrameType | None) -> None:
-    """SIGTERM unwinds like Ctrl-C, so that whatever owns a child ends it."""
+    """Each unwinds like Ctrl-C, so that whatever owns a child ends it."""
     raise KeyboardInterrupt
 
 

@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from harness import __version__, verbs
+from harness import __version__, options, verbs
 from harness.context import Context, find_project
 from harness.errors import ExitCode, HarnessError
 from harness.fs import failure
@@ -49,20 +49,15 @@ class _VerbParser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all verbs."""
-    common = _VerbParser(add_help=False)
-    group = common.add_argument_group("common")
-    group.add_argument("-v", "--verbose", action="count", default=0, help="say more")
-    group.add_argument("-q", "--quiet", action="store_true", help="results and errors only")
-    group.add_argument("-n", "--dry-run", action="store_true", help="print commands that can be pasted, change nothing")
-    group.add_argument("--color", choices=("auto", "always", "never"), default="auto")
-    group.add_argument("--cache-dir", metavar="DIR", help="cache of sources and builds (HARNESS_CACHE_DIR)")
     top = argparse.ArgumentParser(
         prog="harness", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     top.add_argument("--version", action="version", version=f"harness {__version__}")
+    options.add_common(top, absent=False)
     sub = top.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_VerbParser)
     for name, text in verbs.VERBS.items():
-        child = sub.add_parser(name, help=text, parents=[common], formatter_class=argparse.RawDescriptionHelpFormatter)
+        child = sub.add_parser(name, help=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+        options.add_common(child)
         child.verb = name
     return top
 

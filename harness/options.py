@@ -11,6 +11,28 @@ from harness.errors import UsageError
 from harness.fs import require_destination
 
 
+def add_common(parser: argparse.ArgumentParser, *, absent: bool = True) -> None:
+    """What every verb takes, before its name, behind it and behind that of a subverb.
+
+    With ``absent`` a flag that is not given leaves alone what was given further in front.
+    """
+
+    def default(value: object) -> object:
+        return argparse.SUPPRESS if absent else value
+
+    add = parser.add_argument_group("common").add_argument
+    add("-v", "--verbose", action="count", default=default(0), help="say more")
+    add("-q", "--quiet", action="store_true", default=default(False), help="results and errors only")
+    add(
+        *("-n", "--dry-run"),
+        action="store_true",
+        default=default(False),
+        help="print commands that can be pasted, change nothing",
+    )
+    add("--color", choices=("auto", "always", "never"), default=default("auto"))
+    add("--cache-dir", metavar="DIR", default=default(None), help="cache of sources and builds (HARNESS_CACHE_DIR)")
+
+
 def add_arch(parser: argparse.ArgumentParser) -> None:
     """``-a/--arch``, repeatable."""
     parser.add_argument(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import cli, errors, verbs
+from harness import cli, command, errors, verbs
 from harness.context import Context, find_project
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +35,22 @@ def test_every_module_is_registered() -> None:
     assert modules == set(verbs.VERBS)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-n", "--cache-dir", "X", "--color", "never", "-v", "series", "list"],
+        ["series", "-n", "--cache-dir", "X", "--color", "never", "-v", "list"],
+        ["series", "list", "-n", "--cache-dir", "X", "--color", "never", "-v"],
+        ["-n", "--cache-dir", "Y", "series", "--cache-dir", "X", "-v", "list", "--color", "never"],
+        ["-n", "series", "--cache-dir", "X", "--color", "never", "-v"],
+    ],
+)
+def test_common_flags_stand_anywhere(words: list[str]) -> None:
+    args = command.parser().parse_args(words)
+    assert (args.dry_run, args.cache_dir, args.color, args.verbose) == (True, "X", "never", 1)
+    assert (args.quiet, args.action) == (False, "list")
+
+
 def test_overview_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["--help"])
@@ -49,7 +65,7 @@ def test_only_the_verb_that_is_asked_for_is_imported() -> None:
     assert loaded <= {"harness.verbs.parse", "harness.verbs.test"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_while_it_imports(tmp_path: Path, number: int) -> None:
     (tmp_path / "argparse.py").write_text("import time\nprint('here', flush=True)\ntime.sleep(60)\n")
     env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}

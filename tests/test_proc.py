@@ -96,7 +96,7 @@ sys.exit(cli.main(["doctor"]))
 """
 
 
-@pytest.mark.parametrize("signal_name", ["INT", "TERM"])
+@pytest.mark.parametrize("signal_name", ["INT", "TERM", "HUP"])
 def test_interrupt_ends_the_child_and_exits_130(tmp_path: Path, signal_name: str) -> None:
     pidfile = tmp_path / "pid"
     with subprocess.Popen(
@@ -107,7 +107,7 @@ def test_interrupt_ends_the_child_and_exits_130(tmp_path: Path, signal_name: str
                 break
             time.sleep(0.1)
         child = int(pidfile.read_text())
-        os.kill(process.pid, {"INT": 2, "TERM": 15}[signal_name])
+        os.kill(process.pid, {"INT": 2, "TERM": 15, "HUP": 1}[signal_name])
         _, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert b"interrupted" in err

@@ -39,7 +39,8 @@ Message-IDs are hashes.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subverbs and their arguments."""
-    sub = parser.add_subparsers(dest="action", metavar="WHAT", required=True)
+    sub = parser.add_subparsers(dest="action", metavar="WHAT", help="default: list")
+    parser.set_defaults(action="list")
     listing = sub.add_parser(
         "list", help="number, subject, lines and files of each patch", description="Lists the series."
     )
@@ -59,12 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     who.add_argument("--per-patch-cc", action="store_true", help="each patch goes to its own maintainers only")
     who.add_argument("--no-cc", dest="cc", action="store_false", help="no To and Cc; needs no perl")
     for child in (listing, export):
-        # The common flags work behind the subverb too; absent, they leave alone what stands before it.
-        child.add_argument("-v", "--verbose", action="count", default=argparse.SUPPRESS, help="say more")
-        child.add_argument("-q", "--quiet", action="store_true", default=argparse.SUPPRESS, help="results only")
-        child.add_argument(
-            "-n", "--dry-run", action="store_true", default=argparse.SUPPRESS, help="print commands, change nothing"
-        )
+        options.add_common(child)
 
 
 def run(context: Context, args: argparse.Namespace) -> int:

@@ -106,6 +106,17 @@ def check_least(flag: str, value: int, least: int, most: int | None = None) -> N
         raise UsageError(f"{flag} must be at least {least}{upper}, not {value}")
 
 
+def words(text: str) -> list[str]:
+    """The words of a list with commas, each once."""
+    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
+def check_image(image: Path | None) -> None:
+    """Raise UsageError when the kernel image to boot is not there."""
+    if image is not None and not image.is_file():
+        raise UsageError(f"there is no kernel image {image}", hint="harness build")
+
+
 def check_files(*destinations: str | Path | None) -> None:
     """Raise UsageError or EnvironmentFailure when a file that a result is to go to, long from now, cannot be one."""
     for path in destinations:
@@ -123,7 +134,7 @@ def guests(context: Context, args: argparse.Namespace) -> list[Guest | None]:
 def archs(context: Context, args: argparse.Namespace) -> list[Arch]:
     """The architectures asked for, each once, in the order given."""
     chosen: list[str] = args.arch or context.settings.text("arch").split(",")
-    return [context.arch(name.strip()) for name in dict.fromkeys(chosen)]
+    return [context.arch(name) for name in words(",".join(chosen))]
 
 
 def flavour(context: Context, args: argparse.Namespace) -> Flavour:

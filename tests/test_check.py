@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -298,6 +299,14 @@ def test_symbols_of_two_patches_in_one_fragment(project: Project) -> None:
     path.write_text(FRAGMENTS["check-on"] + FRAGMENTS["check-kunit"], encoding="utf-8")
     with pytest.raises(UsageError, match=r"check-on\.config: patch 2 knows AGENT_LATENCY, but not yet AGENT_KUNIT"):
         _run(project, "--no-checkpatch")
+
+
+def test_dry_run_can_be_pasted(made: Project, tmp_path: Path, fake_bin: Path) -> None:
+    project = made.copy(tmp_path / "a;copy")
+    assert _run(project, "-n") == ExitCode.OK
+    line = next(line for line in project.out.getvalue().splitlines() if "checkpatch.pl" in line)
+    assert shlex.split(line)[:3] == ["cd", str(project.cache / "check-src"), "&&"]
+    assert shlex.split(line)[-1].startswith(str(project.root / "patches"))
 
 
 def test_dry_run_changes_nothing(project: Project) -> None:

@@ -110,6 +110,22 @@ def test_what_is_being_made_in_the_cache_stays(full: Context, lock: str) -> None
     assert left(full) == {"build", "downloads", kept}
 
 
+def test_latest_goes_with_its_run(full: Context) -> None:
+    with RunDirectory.create(full, "boot"):
+        pass
+    assert (full.runs / "latest").is_dir()
+    assert run(full, "runs") == ExitCode.OK
+    assert [path.name for path in full.runs.iterdir()] == ["notes"]
+    assert "it is a link" not in said(full)
+
+
+def test_what_a_killed_removal_of_a_run_left(full: Context) -> None:
+    for name in (f"{clean.TRASH}999999999-x", f"{clean.TRASH}1-x", ".trash-mine"):
+        (full.runs / name).mkdir()
+    assert run(full, "runs") == ExitCode.OK
+    assert {path.name for path in full.runs.iterdir()} == {"notes", f"{clean.TRASH}1-x", ".trash-mine"}
+
+
 def test_dry_run_changes_nothing(full: Context) -> None:
     dry = dataclasses.replace(full, dry_run=True)
     before = sorted(p for p in full.cache.rglob("*"))

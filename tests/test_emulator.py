@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,16 @@ def test_one_that_does_not_run_is_told(context: Context, packages: list[str], mo
     monkeypatch.setattr(PrivateApt, "extract", lambda _, __, root: script(root / "usr/bin/qemu-system-x86_64", "8.2.0"))
     with pytest.raises(EnvironmentFailure, match=r"older than 10\.0"):
         wanted(context)
+
+
+def test_a_version_that_nobody_knows_is_not_called_old(
+    context: Context, tmp_path: Path, packages: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(tmp_path / "bin/qemu-system-x86_64", "")
+    monkeypatch.setattr(PrivateApt, "extract", lambda _, __, root: script(root / "usr/bin/qemu-system-x86_64", ""))
+    told = io.StringIO()
+    assert wanted(dataclasses.replace(context, report=Reporter(-1, err=told)), "x86_64").version == ""
+    assert "using a QEMU that does not say whether it is at least" in told.getvalue()
 
 
 def test_a_better_one_if_it_can_be_had(context: Context, tmp_path: Path, packages: list[str]) -> None:

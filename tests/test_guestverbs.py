@@ -436,6 +436,7 @@ def test_boot_image(harness, tmp_path: Path) -> None:  # type: ignore[no-untyped
     code, _, err = harness("boot", "-a", "x86_64", "--image", str(tmp_path / "none"))
     assert code == 2
     assert "there is no kernel image" in err
+    assert not harness.runs.exists()
     code, _, err = harness("boot", "--image", str(tmp_path / "none"))
     assert code == 2
     assert "--image is of one architecture" in err
@@ -499,6 +500,7 @@ def test_run_stops_when_the_series_does_not_apply(harness, sources: list[str]) -
     [
         ("patched-x86_64", [], 0),
         ("patched-x86_64", ["--expect", "abi,absent"], 1),
+        ("patched-x86_64", ["--expect", "abi,", "--kunit", "agent_latency,"], 0),
         ("patched-x86_64", ["--kunit", "agent_latency"], 0),
         ("patched-x86_64", ["--kunit", "absent"], 1),
         ("unpatched-arm64", ["--require-pass"], 0),

@@ -30,6 +30,12 @@ def test_no_directory_and_an_empty_one_are_an_empty_series(tmp_path: Path) -> No
     assert Series.load(tmp_path) == Series(())
 
 
+def test_a_file_is_no_series(tmp_path: Path) -> None:
+    (tmp_path / "patches").touch()
+    with pytest.raises(UsageError, match="is a file"):
+        Series.load(tmp_path / "patches")
+
+
 def test_cover_letter_is_no_patch(patches: Path) -> None:
     before = Series.load(patches)
     (patches / "cover-letter.md").write_text("# Übersicht\n\nText.\n")

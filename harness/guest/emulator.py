@@ -71,7 +71,9 @@ def ensure(context: Context, arch: Arch, machine: Machine) -> Emulator:
     except EnvironmentFailure as error:
         if machine.minimum:
             raise
-        context.report.warn(f"using QEMU {version}, which is older than {wanted} and may crash guests: {error}")
+        older = f"using QEMU {version}, which is older than {wanted}"
+        what = older if version else f"using a QEMU that does not say whether it is at least {wanted}"
+        context.report.warn(f"{what} and may crash guests: {error}")
         return Emulator(installed, version)
 
 

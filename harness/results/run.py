@@ -22,6 +22,7 @@ from harness.fs import disk_errors, lock, write_json
 
 METADATA = "metadata.json"
 LOCK = ".lock"
+LATEST = "latest"
 
 
 @dataclasses.dataclass
@@ -73,7 +74,7 @@ class RunDirectory:
         )
         run._held.enter_context(lock(path / LOCK, f"the run directory {path}"))
         run.write()
-        _point(context.runs / "latest", path)
+        _point(context.runs / LATEST, path)
         return run
 
     def write(self) -> None:
@@ -124,6 +125,14 @@ def is_running(directory: Path) -> bool:
         return bool(json.loads((directory / METADATA).read_text())["state"] == "running")
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def forget_latest(context: Context) -> None:
+    """Remove ``latest`` when the run that it names is gone."""
+    link = context.runs / LATEST
+    if link.is_symlink() and not link.exists():
+        with contextlib.suppress(OSError):
+            link.unlink()
 
 
 def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:

@@ -29,6 +29,8 @@ class Series:
 
         Raises UsageError when the series file and the patches beside it do not agree, or a patch is malformed.
         """
+        if directory.exists() and not directory.is_dir():
+            raise UsageError(f"{directory} is a file, not the directory of the series", hint="move it out of the way")
         if (directory / UNFINISHED).exists():
             raise UsageError(
                 f"{directory}: a refresh was interrupted, the patches are a mixture",

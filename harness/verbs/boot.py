@@ -69,6 +69,7 @@ def run(context: Context, args: argparse.Namespace) -> int:
     programs = [program(args.command, context.settings.seconds("test_timeout"))] if args.command else []
     if args.image and len(archs) != 1:
         raise UsageError("--image is of one architecture", hint=f"harness boot --arch {archs[0].name} --image ...")
+    options.check_image(args.image)
     if context.dry_run:
         for arch in archs:
             session.dry_run(context, arch, flavour, patched=patched, backend=args.backend, selftests=False)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness import options
+from harness import options, proc
 from harness.build import make as kbuild
 from harness.build import tools as needed
 from harness.context import Context
@@ -234,7 +234,8 @@ def _dry_run(context: Context, verdicts: Sequence[Verdict], archs: Sequence[Arch
     for verdict in verdicts:
         say(f"# {verdict.number}: {verdict.patch.subject}")
         if args.checkpatch:
-            say(f"cd {tree} && {' '.join(checkpatch.command(context.patches / verdict.patch.name))}")
+            command = proc.quoted(checkpatch.command(context.patches / verdict.patch.name))
+            say(f"cd {proc.quoted([str(tree)])} && {command}")
         for arch in archs:
             tools = _tools(context, arch)
             for option in _COLUMNS:

@@ -95,6 +95,7 @@ def run(context: Context, args: argparse.Namespace) -> int:
         rows.append((item.kind, str(item.path), mib(size), "removed"))
     if context.dry_run:
         return ExitCode.OK
+    runs.forget_latest(context)
     if not kept:
         _prune(context)
     for tree in kept.trees if kinds & {"trees", "all"} else ():
@@ -135,8 +136,12 @@ def _everything(context: Context, kinds: set[str], kept: Work) -> Iterator[Item]
     if everything or "runs" in kinds:
         for path in _children(context.runs):
             # Only what the harness made: the directory is the user's to point elsewhere.
+            if path.is_symlink():
+                continue
             if (path / runs.METADATA).is_file():
                 yield Item("run", path, (path / runs.LOCK,))
+            elif _is_trash(path):
+                yield Item("run", path)
     if everything:
         for path in _children(context.cache):
             if path in named or path.name == "locks" or path.suffix == ".lock":
@@ -157,6 +162,12 @@ def _locks(context: Context, path: Path) -> tuple[Path, ...]:
     guests = [directory / runs.LOCK for directory in _children(context.runs) if runs.is_running(directory)]
     made = [path.with_name(f".{path.name}.lock"), *path.glob(".*.lock")] if path.is_dir() else []
     return (*(lock for lock in made if lock.exists()), *guests)
+
+
+def _is_trash(path: Path) -> bool:
+    """Whether a removal that was killed has left it."""
+    pid = path.name.removeprefix(TRASH).partition("-")[0]
+    return path.name.startswith(TRASH) and pid.isdigit() and not Path(f"/proc/{pid}").exists()
 
 
 def _children(directory: Path) -> list[Path]:

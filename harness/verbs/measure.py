@@ -98,6 +98,7 @@ def run(context: Context, args: argparse.Namespace) -> int:
     options.check_least("--steps", args.steps, 1, cells.MOST_STEPS)
     options.check_least("--seconds", args.seconds, 1)
     seconds(args.timeout, "--timeout")
+    options.check_image(args.image)
     asked = _asked(args)
     if not asked:
         raise UsageError("nothing to measure", hint="give --arms, --threads and --loads at least one value each")
@@ -143,17 +144,13 @@ def _asked(args: argparse.Namespace) -> list[Cell | str]:
     if args.share:
         cells.check_shares(args.share)
         return [f"share/{tasks}" for tasks in args.share]
-    return list(cells.plan(_words(args.arms), _words(args.threads), _words(args.loads)))
+    return list(cells.plan(options.words(args.arms), options.words(args.threads), options.words(args.loads)))
 
 
 def _order(asked: Sequence[Cell | str], seed: int) -> list[Cell | str]:
     """The cells in the order of the boot with this seed."""
     steps = [cell for cell in asked if isinstance(cell, Cell)]
     return [*(cell for cell in asked if not isinstance(cell, Cell)), *cells.shuffled(steps, seed)]
-
-
-def _words(text: str) -> list[str]:
-    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
 def _against(text: str) -> tuple[str, str]:
@@ -182,8 +179,6 @@ def _guest(context: Context, args: argparse.Namespace, arch: Arch) -> Guest:
     if image is None:
         built = kernels.build(context, arch, options.flavour(context, args), patched=not args.unpatched)
         image, tests = built.image, selftests.build_selftests(context, built)
-    elif not image.is_file():
-        raise UsageError(f"there is no kernel image {image}", hint="harness build")
     program = (tests or selftests.build_for(context, arch)).directory / guest.PROGRAM
     if not program.is_file() and not context.dry_run:
         raise EnvironmentFailure(f"the series has no selftest program {guest.PROGRAM}", hint="harness apply")

@@ -40,8 +40,8 @@ def run(context: Context, args: argparse.Namespace) -> int:
         text,
         Ending(End.UNKNOWN),
         runner.rules(context),
-        expected=[Expected(name) for name in args.expect.split(",")] if args.expect else None,
-        suites=args.kunit.split(",") if args.kunit else (),
+        expected=[Expected(name) for name in options.words(args.expect)] if args.expect else None,
+        suites=options.words(args.kunit or ""),
     )
     log = None if args.log == "-" else Path(args.log)
     result = ArchResult(args.arch or verdict.machine or "-", "saved log", verdict=verdict, log=log)

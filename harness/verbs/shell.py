@@ -38,6 +38,7 @@ def run(context: Context, args: argparse.Namespace) -> int:
     """Build, boot, hand over; see DESCRIPTION."""
     arch = _arch(context, args)
     flavour = options.flavour(context, args)
+    options.check_image(args.image)
     if not args.command and not context.dry_run:
         vng.require_terminal()
     image: Path | None = args.image

@@ -99,6 +99,7 @@ def run(context: Context, args: argparse.Namespace) -> int:
     for given, what in ((args.image, "--image"), (args.perfetto, "--perfetto")):
         if given and len(archs) != 1:
             raise UsageError(f"{what} is of one architecture", hint=f"harness trace --arch {archs[0].name} {what} ...")
+    options.check_image(args.image)
     options.check_least("--steps", args.steps, 1)
     options.check_least("--slice", args.slice, 0)
     options.check_least("--buffer", args.buffer, 1)
@@ -156,8 +157,6 @@ def _prepare(context: Context, args: argparse.Namespace, arch: Arch, flavour: Fl
     if args.image is None:
         built = kernels.build(context, arch, flavour, patched=not args.unpatched)
         return built.image, guesttools.build_tools(context, built)
-    if not args.image.is_file():
-        raise UsageError(f"there is no kernel image {args.image}", hint="harness build")
     return args.image, guesttools.build_for(context, arch)
 
 

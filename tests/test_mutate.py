@@ -110,3 +110,13 @@ def test_what_a_boot_says(mutant: Mutant | None, boot: ArchResult, state: str, b
     trial = mutate.judge("x86_64", mutant, "abi", boot)
     assert (trial.state, trial.by) == (state, by)
     assert trial.good == (state in ("caught", "passed"))
+
+
+def test_a_suite_can_be_the_test() -> None:
+    suite = Mutant("third", "c is d", "kunit/chain", (Edit("c.c", "c", "MUTANT"),))
+    bad = replace(FAILED, name="chain")
+    boot = ArchResult("x86_64", verdict=Verdict((), suites=(replace(PASSED, name="other"), bad)))
+    assert mutate.judge("x86_64", suite, suite.test, boot).state == "caught"
+    boot = ArchResult("x86_64", verdict=Verdict((), suites=(bad, replace(PASSED, name="none"))))
+    assert mutate.judge("x86_64", suite, "kunit/none", boot).state == "survived"
+    assert mutate.judge("x86_64", None, "kunit/gone", boot).state == "failed"

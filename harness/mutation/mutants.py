@@ -14,6 +14,8 @@ from harness.errors import UsageError
 PARAMETER = "agent_mutant"
 # Stands for "this mutant is on" in the replacement of an edit.
 PLACEHOLDER = "MUTANT"
+# Before the name of a KUnit suite, where no program is the test.
+KUNIT = "kunit/"
 # Where the parameter is defined: compiled in any configuration, and of no interest to a mutant.
 HOME = "init/main.c"
 _DEFINITION = f"\nint {PARAMETER};\ncore_param({PARAMETER}, {PARAMETER}, int, 0444);\n"
@@ -33,7 +35,8 @@ class Edit:
 class Mutant:
     """A defect: what it ``breaks``, in words after "a kernel where", and the ``test`` that should notice.
 
-    ``guest`` names the guest of qemu/guests in which that program runs; empty for the plain one.
+    The test is a program or, after ``kunit/``, a suite. ``guest`` names the guest of qemu/guests in which the program
+    runs; empty for the plain one.
     """
 
     name: str

@@ -120,7 +120,9 @@ def source(context: Context, mutants: Mutants) -> str:
 def guest_of(context: Context, test: str, mutant: Mutant | None, number: int, guest: str) -> Guest:
     """The guest in which ``mutant`` (None: none) is booted for ``test``."""
     word = f"{mutation.PARAMETER}={number}"
-    name = f"{mutant.name if mutant else CONTROL}-{test}"
+    name = f"{mutant.name if mutant else CONTROL}-{test.replace('/', '-')}"
+    if test.startswith(mutation.KUNIT):
+        return Guest(name, "a mutant", (), cmdline=word)
     if guest:
         known = context.guest(guest)
         return dataclasses.replace(known, name=name, programs=(test,), cmdline=f"{known.cmdline} {word}".strip())
@@ -136,12 +138,14 @@ def judge(arch: str, mutant: Mutant | None, test: str, result: ArchResult) -> Tr
     noticed = ""
     if verdict.failure is not None:
         noticed = f"{verdict.failure.kind}: {verdict.failure.message}"
-    for program in verdict.tests:
+    suite = test.removeprefix(mutation.KUNIT)
+    tests = [t for t in verdict.suites if t.name == suite] if suite != test else verdict.tests
+    for program in tests:
         if failed := _first_failure(program):
             noticed = failed
             break
     if mutant is None:
-        ran = any(leaf.status == Status.PASSED for program in verdict.tests for leaf in program.leaves())
+        ran = any(leaf.status == Status.PASSED for program in tests for leaf in program.leaves())
         state = "passed" if ran and not noticed else "failed"
         return Trial(arch, None, test, state, noticed if ran else noticed or "skipped", result.seconds)
     return Trial(arch, mutant, test, "caught" if noticed else "survived", noticed, result.seconds)
@@ -188,14 +192,16 @@ def _boot(
     guest: str,
     run: RunDirectory,
 ) -> Trial:
-    session.chosen(tests.programs, [test])
     where = guest_of(context, test, mutant, number, guest)
-    timeout = tests.timeouts.get(test, 45.0) * flavour.timeout_factor
-    program = Program(test, tests.directory / test, timeout=timeout)
+    programs = []
+    if not test.startswith(mutation.KUNIT):
+        session.chosen(tests.programs, [test])
+        timeout = tests.timeouts.get(test, 45.0) * flavour.timeout_factor
+        programs = [Program(test, tests.directory / test, timeout=timeout)]
     watch = Stopwatch()
     try:
         result = session.boot_image(
-            context, arch, image, [program], run, factor=flavour.timeout_factor * where.timeout_factor, guest=where
+            context, arch, image, programs, run, factor=flavour.timeout_factor * where.timeout_factor, guest=where
         )
     except EnvironmentFailure:
         raise

@@ -114,9 +114,9 @@ def test_what_a_boot_says(mutant: Mutant | None, boot: ArchResult, state: str, b
 
 def test_a_suite_can_be_the_test() -> None:
     suite = Mutant("third", "c is d", "kunit/chain", (Edit("c.c", "c", "MUTANT"),))
-    bad = replace(FAILED, name="chain")
-    boot = ArchResult("x86_64", verdict=Verdict((), suites=(replace(PASSED, name="other"), bad)))
+    bad = replace(FAILED, name="kunit/chain")
+    boot = ArchResult("x86_64", verdict=Verdict((), suites=(replace(PASSED, name="kunit/other"), bad)))
     assert mutate.judge("x86_64", suite, suite.test, boot).state == "caught"
-    boot = ArchResult("x86_64", verdict=Verdict((), suites=(bad, replace(PASSED, name="none"))))
+    boot = ArchResult("x86_64", verdict=Verdict((), suites=(bad, replace(PASSED, name="kunit/none"))))
     assert mutate.judge("x86_64", suite, "kunit/none", boot).state == "survived"
     assert mutate.judge("x86_64", None, "kunit/gone", boot).state == "failed"

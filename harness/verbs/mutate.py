@@ -138,8 +138,8 @@ def judge(arch: str, mutant: Mutant | None, test: str, result: ArchResult) -> Tr
     noticed = ""
     if verdict.failure is not None:
         noticed = f"{verdict.failure.kind}: {verdict.failure.message}"
-    suite = test.removeprefix(mutation.KUNIT)
-    tests = [t for t in verdict.suites if t.name == suite] if suite != test else verdict.tests
+    suites = [suite for suite in verdict.suites if suite.name == test]
+    tests = suites if test.startswith(mutation.KUNIT) else verdict.tests
     for program in tests:
         if failed := _first_failure(program):
             noticed = failed

@@ -190,10 +190,7 @@ def _test_guest(
     label = label_of(arch, guest)
     shutil.copyfile(built.config, run.part(label) / "config")
     describe_kernel(run, label, built, {"programs": list(tests.programs), "commit": tests.commit})
-    programs = [
-        Program(name, tests.directory / name, timeout=tests.timeouts.get(name, 45.0) * flavour.timeout_factor)
-        for name in names
-    ]
+    programs = [program_of(tests, name, flavour) for name in names]
     return boot_image(
         context,
         arch,
@@ -205,6 +202,11 @@ def _test_guest(
         guest=guest,
         suites=suites,
     )
+
+
+def program_of(tests: SelftestBuild, name: str, flavour: Flavour) -> Program:
+    """The selftest ``name`` as a program of the guest, with the deadline that it has in a kernel of ``flavour``."""
+    return Program(name, tests.directory / name, timeout=tests.timeouts.get(name, 45.0) * flavour.timeout_factor)
 
 
 def describe_kernel(run: RunDirectory, label: str, kernel: KernelBuild, selftests: Mapping[str, object]) -> None:

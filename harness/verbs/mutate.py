@@ -17,12 +17,10 @@ from harness.data import Arch, Flavour, Guest
 from harness.errors import EnvironmentFailure, ExitCode, HarnessError, TestsFailedError
 from harness.fs import write_json
 from harness.guest import session
-from harness.guest.init import Program
 from harness.guest.ktap import Status, Test
 from harness.mutation import mutants as mutation
 from harness.mutation.mutants import Mutant, Mutants
 from harness.report import Stopwatch, table
-from harness.results import model
 from harness.results.model import ArchResult
 from harness.results.run import RunDirectory
 from harness.source.repo import KernelRepo
@@ -93,6 +91,7 @@ def run(context: Context, args: argparse.Namespace) -> int:
         for arch in archs:
             _dry_run(context, arch, flavour, known, chosen)
         return ExitCode.OK
+    selftests.check(context, [mutant.test for mutant in chosen if not mutant.test.startswith(mutation.KUNIT)])
     with RunDirectory.create(context, NAME) as directory:
         session.describe(context, directory, flavour=flavour, patched=True, backend="qemu", tests=NAME)
         trials = [trial for arch in archs for trial in _test_arch(context, arch, flavour, known, chosen, directory)]
@@ -193,11 +192,7 @@ def _boot(
     run: RunDirectory,
 ) -> Trial:
     where = guest_of(context, test, mutant, number, guest)
-    programs = []
-    if not test.startswith(mutation.KUNIT):
-        session.chosen(tests.programs, [test])
-        timeout = tests.timeouts.get(test, 45.0) * flavour.timeout_factor
-        programs = [Program(test, tests.directory / test, timeout=timeout)]
+    programs = [] if test.startswith(mutation.KUNIT) else [session.program_of(tests, test, flavour)]
     watch = Stopwatch()
     try:
         result = session.boot_image(
@@ -206,8 +201,8 @@ def _boot(
     except EnvironmentFailure:
         raise
     except HarnessError as exc:
-        problem = model.Problem(exc.exit_code, exc.message, exc.hint, exc.detail)
-        result = ArchResult(arch.name, problem=problem, seconds=watch.seconds)
+        failed = session.without_verdict(run, session.label_of(arch, where), exc)
+        result = dataclasses.replace(failed, seconds=watch.seconds)
     return judge(arch.name, mutant, test, result)
 
 

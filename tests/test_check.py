@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import shlex
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from harness.build import make as kbuild
 from harness.errors import BuildError, EnvironmentFailure, ExitCode, UsageError
 from harness.export import perpatch
-from harness.export.perpatch import Memory, Warning_
+from harness.export.perpatch import Builder, Memory, Warning_
 from harness.export.worktree import check_tree
 from harness.source.repo import KernelRepo
 from harness.source.series import Series
@@ -253,18 +254,40 @@ def test_unchanged_files_keep_their_time(project: Project) -> None:
 def test_an_interrupted_check_goes_on_where_it_was(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = kbuild.make, []
 
-    def stop_at_third_vmlinux(*args: object, **kwargs: object) -> object:
+    def stop_after_third_vmlinux(*args: object, **kwargs: object) -> object:
         calls.append(args[4])
-        if calls.count(["vmlinux"]) == 3:
+        if calls.count(["vmlinux"]) > 3:
             raise KeyboardInterrupt
         return real(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(kbuild, "make", stop_at_third_vmlinux)
+    monkeypatch.setattr(kbuild, "make", stop_after_third_vmlinux)
     with pytest.raises(KeyboardInterrupt):
         _run(project, *X86)
     monkeypatch.setattr(kbuild, "make", real)
     assert _run(project, *X86) == ExitCode.OK
-    assert "5 builds, 0 failed, 2 remembered" in project.out.getvalue()
+    assert "5 builds, 0 failed, 3 remembered" in project.out.getvalue()
+
+
+def test_ctrl_c_ends_the_builds_of_a_step(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = kbuild.make
+    other_ended = []
+
+    def one_stops_the_other_waits(*args: object, **kwargs: object) -> object:
+        if "arm64" in str(args[3]):
+            raise KeyboardInterrupt
+        try:
+            return real(*args, **{**kwargs, "argv": ["sleep", "60"]})  # type: ignore[arg-type]
+        except EnvironmentFailure:
+            other_ended.append(args[3])
+            raise
+
+    monkeypatch.setattr(kbuild, "make", one_stops_the_other_waits)
+    started = time.monotonic()
+    monkeypatch.setattr(Builder, "_configure", lambda *_: None)
+    with pytest.raises(KeyboardInterrupt):
+        _run(project, "--no-checkpatch")
+    assert time.monotonic() - started < 30
+    assert other_ended
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 0, "entries": {}}', '{"format": 1, "entries": 7}'])

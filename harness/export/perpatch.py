@@ -12,8 +12,10 @@ import hashlib
 import json
 import os
 import re
+import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,7 +25,7 @@ from harness.build import make as kbuild
 from harness.build.log import shortened
 from harness.context import Context
 from harness.data import Arch, Flavour
-from harness.errors import BuildError, UsageError
+from harness.errors import BuildError, EnvironmentFailure, UsageError
 from harness.export.hygiene import hunk_lines
 from harness.export.worktree import CheckTree
 from harness.kconfig import assemble
@@ -39,6 +41,9 @@ NOT_BUILT = ("Documentation", "MAINTAINERS", "CREDITS", ".mailmap", "tools/testi
 _CONFIG = re.compile(r"\+\s*(?:menu)?config\s+(\w+)\s*$")
 _WARNING = re.compile(r"(?P<file>[^\s:]+):(?P<line>\d+):(?:\d+:)? warning: (?P<text>.*)")
 _DOC_WARNING = re.compile(r"[Ww]arning: (?P<file>[^\s:]+):(?P<line>\d+):? (?P<text>.*)")
+# Builds at a time, each with as many jobs as there are CPUs
+_AT_ONCE = 2
+
 _CACHE_FORMAT = 1
 _CACHE_ENTRIES = 4000
 
@@ -94,6 +99,7 @@ class Memory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._entries: dict[str, Any] = {}
+        self._lock = threading.Lock()
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             stored = json.loads(path.read_text(encoding="utf-8"))
             if stored["format"] == _CACHE_FORMAT:
@@ -105,12 +111,13 @@ class Memory:
 
     def put(self, key: str, value: Any) -> None:
         """Remember ``value``, at once and atomically; the oldest entries make room."""
-        self._entries.pop(key, None)
-        self._entries[key] = value
-        while len(self._entries) > _CACHE_ENTRIES:
-            del self._entries[next(iter(self._entries))]
-        text = json.dumps({"format": _CACHE_FORMAT, "entries": self._entries}, indent=1)
-        fs.atomic_write(self.path, text + "\n")
+        with self._lock:
+            self._entries.pop(key, None)
+            self._entries[key] = value
+            while len(self._entries) > _CACHE_ENTRIES:
+                del self._entries[next(iter(self._entries))]
+            text = json.dumps({"format": _CACHE_FORMAT, "entries": self._entries}, indent=1)
+            fs.atomic_write(self.path, text + "\n")
 
 
 def key(*parts: str) -> str:
@@ -212,21 +219,85 @@ def objects(out: Path, sources: Iterable[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
+class _Job:
+    """One build that has to be made: of a step, for an architecture, with the option on or off."""
+
+    arch: Arch
+    option: str
+    flavour: Flavour
+    asked: str
+    tools: kbuild.Toolchain
+    out: Path
+    what: str
+    key: str
+
+
+@dataclass
+class _Built:
+    """A build that succeeded and has warnings of W=1, which are to be compared with those of the predecessor."""
+
+    seconds: float
+    files: int
+    targets: list[str]
+    warnings: list[Warning_]
+
+
+@dataclass(frozen=True)
 class Builder:
-    """Builds steps in one worktree; everything it is given stays the same for all of them."""
+    """Builds steps in one worktree; everything it is given stays the same for all of them.
+
+    Two of the builds of a step run at once: while one links, which takes one CPU, the other one compiles.
+    """
 
     context: Context
     tree: CheckTree
     memory: Memory
     patches: tuple[Patch, ...]
     _tools: dict[str, kbuild.Toolchain] = field(default_factory=dict, init=False)
+    _configured: dict[Path, tuple[str, str]] = field(default_factory=dict, init=False)
+    _cancelled: threading.Event = field(default_factory=threading.Event, init=False)
 
-    def build(self, step: Step, arch: Arch, option: str) -> Outcome:
-        """Build one step for one architecture with the option on or off.
+    def build(self, step: Step, archs: Sequence[Arch]) -> dict[tuple[str, str], Outcome]:
+        """Build one step for each architecture with the option on and off; the outcomes, by architecture and option.
 
         Raises ConfigMismatch, EnvironmentFailure and StageTimeout, which say nothing about the patch; that it does not
-        build is an outcome.
+        build is an outcome. Whatever is raised, Ctrl-C included, no build goes on.
         """
+        outcomes: dict[tuple[str, str], Outcome] = {}
+        jobs = []
+        for arch in archs:
+            for option in OPTIONS:
+                found = self._known(step, arch, option)
+                if isinstance(found, Outcome):
+                    outcomes[arch.name, option] = found
+                else:
+                    jobs.append(found)
+        if not jobs:
+            return outcomes
+        tree = self.tree.at(step.commit)
+        with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+            try:
+                futures = [pool.submit(self._attempt, step, job, tree) for job in jobs]
+                for future in as_completed(futures):
+                    future.result()
+            except BaseException:
+                self._cancelled.set()
+                pool.shutdown(cancel_futures=True)
+                raise
+        # The predecessor's warnings come last: looking them up moves the tree.
+        for job, future in zip(jobs, futures, strict=True):
+            result = future.result()
+            outcome = result if isinstance(result, Outcome) else self._judge(step, job, result)
+            outcomes[job.arch.name, job.option] = outcome
+        return outcomes
+
+    def _passed(self, job: _Job, seconds: float, files: int) -> Outcome:
+        """A good outcome, remembered at once: others may be interrupted."""
+        self.memory.put(job.key, {"what": job.what, "seconds": round(seconds, 1), "files": files})
+        return Outcome("ok", seconds=seconds, files=files)
+
+    def _known(self, step: Step, arch: Arch, option: str) -> Outcome | _Job:
+        """The outcome, where nothing has to be built for it, or what has to."""
         flavour = flavour_at(self.context, arch, self.context.flavour(OPTIONS[option]), self.patches, step.number)
         if option == "on" and not flavour.series_fragments:
             return Outcome("n/a")
@@ -239,84 +310,127 @@ class Builder:
         if known := self.memory.get(name):
             return Outcome("ok", cached=True, seconds=known["seconds"], files=known["files"])
         what = f"{step.patch.name}: {arch.name}, option {option}"
-        out = self.context.builds / f"check-{arch.name}-{option}"
+        return _Job(
+            arch, option, flavour, asked, tools, self.context.builds / f"check-{arch.name}-{option}", what, name
+        )
+
+    def _attempt(self, step: Step, job: _Job, tree: Path) -> _Built | Outcome:
+        """Build; the outcome, unless it depends on warnings of the predecessor."""
         try:
-            outcome = self._make(step, arch, flavour, tools, out, what)
+            return self._make(step, job, tree)
         except BuildError as exc:
             return Outcome("failed", error=exc.message, detail="\n".join(filter(None, (exc.detail, exc.hint))))
-        if outcome.state == "ok":
-            self.memory.put(name, {"what": what, "seconds": round(outcome.seconds, 1), "files": outcome.files})
-        return outcome
 
-    def _make(self, step: Step, arch: Arch, flavour: Flavour, tools: kbuild.Toolchain, out: Path, what: str) -> Outcome:
-        self.context.report.step(f"building {what}")
-        tree = self.tree.at(step.commit)
-        log = out / "check.log"
-        assemble.configure(self.context, tree, arch, flavour, out, True, tools=tools, log=out / "config.log")
-        env = kbuild.without_lines()
-        made = kbuild.make(self.context, arch, tree, out, ["vmlinux"], log, what=what, tools=tools, env=env)
-        fresh, seconds = self._warnings(step, arch, tools, out, what)
-        if fresh:
-            more = f" (and {len(fresh) - 1} more)" if len(fresh) > 1 else ""
-            return Outcome(
-                "failed",
-                error=f"{what}: {fresh[0]} [make W=1]{more}",
-                detail="\n".join(map(str, fresh[:20])),
-            )
-        return Outcome("ok", seconds=made.seconds + seconds, files=made.files)
-
-    def _warnings(
-        self, step: Step, arch: Arch, tools: kbuild.Toolchain, out: Path, what: str
-    ) -> tuple[list[Warning_], float]:
-        """The warnings of W=1 in the files of the patch that its predecessor does not have, and the seconds it took.
-
-        Only when there are any, the predecessor's are looked up: the files of the scheduler have nearly none.
-        """
+    def _make(self, step: Step, job: _Job, tree: Path) -> _Built | Outcome:
+        self._watch(0, 0.0)
+        self.context.report.step(f"building {job.what}")
+        self._configure(step, job, tree)
+        made = kbuild.make(
+            self.context,
+            job.arch,
+            tree,
+            job.out,
+            ["vmlinux"],
+            job.out / "check.log",
+            what=job.what,
+            tools=job.tools,
+            env=kbuild.without_lines(),
+            watch=self._watch,
+        )
         files = touched(step.patch)
-        targets = objects(out, files)
-        if not targets:
-            return [], 0.0
-        after, seconds = self._pedantic(step.commit, arch, tools, out, targets, files, what)
-        if not after:
-            return [], seconds
-        config = (out / ".config").read_text(encoding="utf-8")
-        name = key("W=1", step.parent_content, arch.name, config, tools.version, *targets, *files)
+        targets = objects(job.out, files)
+        found, seconds = self._pedantic(job, tree, targets, files, job.what) if targets else ([], 0.0)
+        if not found:
+            return self._passed(job, made.seconds + seconds, made.files)
+        return _Built(made.seconds + seconds, made.files, targets, found)
+
+    def _configure(self, step: Step, job: _Job, tree: Path) -> None:
+        """Nothing to do after a step in whose tree the same was asked of the same Kconfig files."""
+        if self._configured.get(job.out) == (step.parent, job.asked) and not _may_configure(step.patch):
+            self._configured[job.out] = step.commit, job.asked
+            return
+        self._configured.pop(job.out, None)
+        log = job.out / "config.log"
+        assemble.configure(self.context, tree, job.arch, job.flavour, job.out, True, tools=job.tools, log=log)
+        self._configured[job.out] = step.commit, job.asked
+
+    def _watch(self, _files: int, _seconds: float) -> None:
+        """Called at least every second while make runs: ends it when another build has ended everything."""
+        if self._cancelled.is_set():
+            raise EnvironmentFailure("the build was stopped", hint="run the same command: it continues")
+
+    def _judge(self, step: Step, job: _Job, built: _Built) -> Outcome:
+        """The outcome of a build with warnings: are there any that the predecessor does not have?
+
+        The predecessor's are looked up only then: the files of the scheduler have nearly none.
+        """
+        seconds = built.seconds
+        files = touched(step.patch)
+        config = (job.out / ".config").read_text(encoding="utf-8")
+        name = key("W=1", step.parent_content, job.arch.name, config, job.tools.version, *built.targets, *files)
         known = self.memory.get(name)
         if known is None:
-            there = [target for target in targets if self._has_source(step.parent, target)]
+            there = [target for target in built.targets if self._has_source(step.parent, target)]
             before: list[Warning_] = []
             if there:
-                before, more = self._pedantic(step.parent, arch, tools, out, there, files, f"{what}: its predecessor")
+                tree = self.tree.at(step.parent)
+                before, more = self._pedantic(job, tree, there, files, f"{job.what}: its predecessor")
                 seconds += more
             self.memory.put(name, [dataclasses.astuple(w) for w in before])
         else:
             before = [Warning_(*fields) for fields in known]
-        return added(after, before), seconds
+        fresh = added(built.warnings, before)
+        if not fresh:
+            return self._passed(job, seconds, built.files)
+        others = f" (and {len(fresh) - 1} more)" if len(fresh) > 1 else ""
+        return Outcome(
+            "failed",
+            error=f"{job.what}: {fresh[0]} [make W=1]{others}",
+            detail="\n".join(map(str, fresh[:20])),
+        )
 
     def _has_source(self, commit: str, target: str) -> bool:
         stem = target.removesuffix(".o")
         return bool(self.tree.repo.git("ls-tree", "--name-only", commit, f"{stem}.c", f"{stem}.S"))
 
     def _pedantic(
-        self,
-        commit: str,
-        arch: Arch,
-        tools: kbuild.Toolchain,
-        out: Path,
-        targets: Sequence[str],
-        files: Sequence[str],
-        what: str,
+        self, job: _Job, tree: Path, targets: Sequence[str], files: Sequence[str], what: str
     ) -> tuple[list[Warning_], float]:
-        """The warnings of ``make W=1`` for objects at a commit; the objects are removed, so none is left out."""
-        tree = self.tree.at(commit)
-        log = out / "warnings.log"
+        """The warnings of ``make W=1`` for objects of a tree.
+
+        In a directory of its own with the same configuration: in that of the build, other flags would have the host's
+        tools built again, and then once more. What is there already would not be compiled, and is removed.
+        """
+        out = job.out.with_name(f"{job.out.name}-w1")
+        with fs.disk_errors(out):
+            out.mkdir(parents=True, exist_ok=True)
+            fs.write_if_changed(out / ".config", (job.out / ".config").read_text(encoding="utf-8"))
         for target in targets:
             (out / target).unlink(missing_ok=True)
-        variables: Mapping[str, str] = {"W": "1", "CONFIG_WERROR": ""}
-        try:
-            made = kbuild.make(self.context, arch, tree, out, targets, log, what=what, tools=tools, variables=variables)
-        finally:
-            for target in targets:
-                (out / target).unlink(missing_ok=True)
+        log = out / "warnings.log"
+        made = kbuild.make(
+            self.context,
+            job.arch,
+            tree,
+            out,
+            targets,
+            log,
+            what=what,
+            tools=job.tools,
+            variables={"W": "1", "CONFIG_WERROR": ""},
+            watch=self._watch,
+        )
         roots = [str(tree.resolve()), str(out.resolve()), os.path.relpath(tree.resolve(), out.resolve())]
         return warnings(log.read_text(encoding="utf-8", errors="replace"), roots, files), made.seconds
+
+
+def _may_configure(patch: Patch) -> bool:
+    """Whether a patch changes what Kconfig reads or runs: its files, the Makefiles that call it, scripts."""
+    names = [PurePosixPath(name) for diff in patch.diffs for name in (diff.old_path, diff.new_path) if name]
+    return any(
+        name.name.startswith("Kconfig")
+        or str(name) == "Makefile"
+        or name.parts[0] == "scripts"
+        or (name.parts[0] == "arch" and name.name == "Makefile")
+        for name in names
+    )

@@ -151,9 +151,7 @@ def _in_tree(
             step = steps[verdict.number - 1]
             if run_checkpatch:
                 verdict.report = _checkpatch(context, step, tree, memory, exceptions)
-            for arch in archs:
-                for option in _COLUMNS:
-                    verdict.builds[arch.name, option] = builder.build(step, arch, option)
+            verdict.builds = builder.build(step, archs)
 
 
 def _checkpatch(

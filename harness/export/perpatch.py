@@ -35,8 +35,8 @@ from harness.source.repo import KernelRepo
 # Flavours by the state of the option.
 OPTIONS = {"on": "check-on", "off": "check-off"}
 
-# Changing what lies below these changes no kernel.
-NOT_BUILT = ("Documentation", "MAINTAINERS", "CREDITS", ".mailmap", "tools/testing")
+# Changing what lies below these changes no kernel; the tools of the series are programs.
+NOT_BUILT = ("Documentation", "MAINTAINERS", "CREDITS", ".mailmap", "tools/agent-latency", "tools/testing")
 
 _CONFIG = re.compile(r"\+\s*(?:menu)?config\s+(\w+)\s*$")
 _WARNING = re.compile(r"(?P<file>[^\s:]+):(?P<line>\d+):(?:\d+:)? warning: (?P<text>.*)")

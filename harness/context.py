@@ -41,14 +41,14 @@ class Context:
     @property
     def runs(self) -> Path:
         """Run directories."""
-        return self.root / self.settings.text("runs_dir")
+        return self.root / self.settings.path("runs_dir")
 
     # In the cache
     @property
     def cache(self) -> Path:
         """Everything that can be made again."""
         # Absolute, as programs run in directories of their own.
-        return Path(self.settings.text("cache_dir")).expanduser().absolute()
+        return self.settings.path("cache_dir").absolute()
 
     @property
     def downloads(self) -> Path:

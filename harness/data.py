@@ -34,6 +34,11 @@ def load_yaml(path: Path, *, may_be_empty: bool = False) -> dict[str, Any]:
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         problem = getattr(exc, "problem", None) or "not YAML"
         raise UsageError(f"{path}{where}: {problem}", hint="mend that line") from None
+    except RecursionError:
+        raise UsageError(f"{path}: lists or mappings are nested too deeply", hint="mend that line") from None
+    except (ValueError, LookupError, AttributeError, OverflowError) as exc:
+        # PyYAML takes what looks like a date or a number, or is tagged as such, for one and converts it unasked.
+        raise UsageError(f"{path}: a value is not what it looks like: {exc}", hint="mend or quote it") from None
     if value is None and may_be_empty:
         return {}
     if not isinstance(value, dict):

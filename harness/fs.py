@@ -23,6 +23,7 @@ _REFUSED = (
     *(errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG),
 )
+_OPEN_FILES = ("/dev/fd", "/dev/stdout", "/dev/stderr", "/proc")
 
 
 def failure(error: OSError, where: Path, *, doing: str = "access", hint: str = "") -> EnvironmentFailure:
@@ -110,14 +111,31 @@ def write_json(path: Path, value: Any) -> None:
 def deliver(path: Path, text: str) -> None:
     """Write ``text`` to where a user wants it: what is no plain file (a device, a FIFO, /dev/fd/N) is never replaced.
 
-    A link stays one and its target is written, atomically. Raises EnvironmentFailure as :func:`atomic_write` does.
+    A link stays one and its target is written, atomically. Raises EnvironmentFailure as :func:`atomic_write` does, and
+    for a FIFO that nobody reads.
     """
-    special = path.absolute().parts[1:2] in (("dev",), ("proc",)) or (path.exists() and not path.is_file())
-    if not special:
+    if not _is_special(path):
         atomic_write(path.resolve(), text)
         return
-    with disk_errors(path), os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND), "wb") as out:
-        out.write(text.encode(errors="surrogateescape"))
+    with disk_errors(path):
+        try:
+            # Without a reader a FIFO would be waited for, for ever.
+            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)
+        except OSError as exc:
+            if exc.errno != errno.ENXIO:
+                raise
+            raise failure(exc, path, doing="write", hint="a FIFO needs a reader first; or name a file") from None
+        os.set_blocking(fd, True)
+        with os.fdopen(fd, "wb") as out:
+            out.write(text.encode(errors="surrogateescape"))
+
+
+def _is_special(path: Path) -> bool:
+    """Whether a path is to be opened as it is: no plain file, or another name for what a program has open."""
+    absolute = path.absolute()
+    if any(absolute.is_relative_to(place) for place in _OPEN_FILES):
+        return True
+    return path.exists() and not path.is_file()
 
 
 def write_if_changed(path: Path, data: str) -> bool:
@@ -202,11 +220,17 @@ def whole_directory(root: Path, key: str) -> Iterator[Path]:
         new.chmod(0o755)
         yield new
         (new / STAMP).write_text(key)
-        if root.exists():
-            old = root.with_name(f"{prefix}old")
-            root.rename(old)
-            shutil.rmtree(old, ignore_errors=True)
-        new.rename(root)
+        old = root.with_name(f"{prefix}old")
+        try:
+            if root.exists():
+                root.rename(old)
+            new.rename(root)
+        except BaseException:
+            if old.exists() and not root.exists():
+                old.rename(root)
+            raise
+        # Last: an interruption of this leaves what the next one begins with.
+        shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise

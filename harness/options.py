@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from harness.context import Context
-from harness.data import Arch, Flavour, Guest
+from harness.data import Arch, Flavour, Guest, names
 from harness.errors import UsageError
 from harness.fs import require_destination
 
@@ -58,11 +58,6 @@ def add_accel(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "kvm", "tcg"),
         help="accelerator (default auto: KVM if a guest really boots in it, else TCG)",
     )
-
-
-def add_timeout(parser: argparse.ArgumentParser, what: str) -> None:
-    """``--timeout`` of a verb, in seconds."""
-    parser.add_argument("--timeout", type=float, metavar="SECONDS", help=f"deadline of {what}")
 
 
 def add_output_dir(parser: argparse.ArgumentParser, what: str) -> None:
@@ -125,16 +120,22 @@ def check_files(*destinations: str | Path | None) -> None:
 
 
 def guests(context: Context, args: argparse.Namespace) -> list[Guest | None]:
-    """The guests asked for; None is the plain one."""
+    """The guests asked for; None is the plain one. Raises UsageError for those that the backend cannot make."""
     if args.guest:
+        if args.backend != "qemu":
+            # virtme-ng has a machine and a command line of its own.
+            raise UsageError("guests of qemu/guests need --backend qemu", hint="leave --guest or --backend out")
         return [context.guest(name) for name in dict.fromkeys(args.guest)]
     return [None, *(guest for guest in context.guests() if guest.always and args.backend == "qemu")]
 
 
 def archs(context: Context, args: argparse.Namespace) -> list[Arch]:
-    """The architectures asked for, each once, in the order given."""
+    """The architectures asked for, each once, in the order given. Raises UsageError when there is none."""
     chosen: list[str] = args.arch or context.settings.text("arch").split(",")
-    return [context.arch(name) for name in words(",".join(chosen))]
+    named = words(",".join(chosen))
+    if not named:
+        raise UsageError("no architecture is named", hint=f"known: {', '.join(names(context.configs / 'arch'))}")
+    return [context.arch(name) for name in named]
 
 
 def flavour(context: Context, args: argparse.Namespace) -> Flavour:

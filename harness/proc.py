@@ -82,7 +82,8 @@ def run(
 
     ``env`` is added to the environment. With ``log`` stdout and stderr go together into that file (appended) and
     ``output`` is empty. Raises EnvironmentFailure when the program is missing (or, with ``check``, when it fails) and
-    StageTimeout past the deadline; in every case, Ctrl-C included, its whole process group has ended.
+    StageTimeout past the deadline. Past it, and on Ctrl-C, its whole process group has ended; what a program that ended
+    by itself left in the background goes on.
     """
     name = what or Path(argv[0]).name
     full_env = {**os.environ, **env} if env else None

@@ -49,6 +49,17 @@ class Settings:
         """A setting that is a string."""
         return str(self.values[name])
 
+    def path(self, name: str) -> Path:
+        """A setting that is a path, with ``~`` replaced. Raises UsageError, naming the setting, for nobody's home."""
+        try:
+            return Path(self.text(name)).expanduser()
+        except RuntimeError:
+            where = self.origin.get(name, "built-in")
+            called = _flag(name) if where == "command line" else name
+            raise UsageError(
+                f"{called} ({where}): there is no home directory for {self.text(name)!r}", hint="give an absolute path"
+            ) from None
+
     def seconds(self, name: str) -> float:
         """A deadline in seconds."""
         return float(self.values[name])

@@ -26,7 +26,7 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
     kvm = tmp_path / "kvm"
     kvm.touch()
     monkeypatch.setattr(accel, "KVM", kvm)
-    monkeypatch.setattr(accel, "PROBE", Deadlines(0.5, 5, 5))
+    monkeypatch.setattr(accel, "PROBE", Deadlines(2, 5, 5))
     monkeypatch.setattr(init, "compile_init", lambda *_: ROOT / "qemu/init.c.j2")
     return make(tmp_path)
 
@@ -108,6 +108,41 @@ def test_probed_once_for_each_qemu(
     (context.cache / "accel.json").write_text("{broken")
     choose(context, qemu)
     assert len(probes) == 3
+
+
+def test_what_may_be_the_kernels_fault_is_not_kept(
+    context: Context, qemu: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_QEMU", log(tmp_path, "Linux version 6\n[ 1.0] Kernel panic - not syncing: x\n"))
+    first = choose(context, qemu)
+    assert first.name == "tcg"
+    assert not (context.cache / "accel.json").exists()
+    monkeypatch.setenv("FAKE_QEMU", log(tmp_path, GOOD))
+    assert choose(context, qemu) == first  # each boot of this process would wait for it again
+    accel._doubtful.clear()
+    assert choose(context, qemu).name == "kvm"
+
+
+def test_a_guest_that_never_speaks_is_remembered(
+    context: Context, qemu: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_QEMU", "then=hang")
+    first = choose(context, qemu)
+    assert (context.cache / "accel.json").is_file()
+    accel._doubtful.clear()
+    monkeypatch.setenv("FAKE_QEMU", log(tmp_path, GOOD))
+    assert choose(context, qemu) == first
+
+
+def test_the_probe_runs_no_suites(context: Context, qemu: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    real = accel.console.run
+    monkeypatch.setattr(
+        accel.console, "run", lambda argv, *rest, **more: seen.extend(argv) or real(argv, *rest, **more)
+    )
+    monkeypatch.setenv("FAKE_QEMU", log(tmp_path, GOOD))
+    choose(context, qemu)
+    assert "kunit.enable=0" in seen[seen.index("-append") + 1].split()
 
 
 def test_no_probe_where_kvm_cannot_be(context: Context, qemu: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,6 @@ def test_compiler_error_with_what_leads_to_it() -> None:
     assert failure.lines[0] == "In file included from include/linux/sched.h:49,"
     assert failure.lines[-1] == "cc1: some warnings being treated as errors"
     assert not any("make" in line or "/c/" in line for line in failure.lines)
-    assert not failure.environmental
 
 
 def test_two_thousand_lines_become_twenty() -> None:
@@ -133,7 +132,6 @@ def test_kinds(text: str, kind: str, file: str, summary: str) -> None:
     assert failure.kind == kind
     assert failure.file == file
     assert summary in failure.summary
-    assert failure.environmental == (kind in ("disk", "memory", "tool"))
 
 
 def test_full_disk_goes_before_the_compiler_errors_it_causes() -> None:

@@ -348,6 +348,7 @@ def test_dry_run_changes_nothing(project: Project) -> None:
         (["3"], [3]),
         (["4", "1-2", "4"], [1, 2, 4]),
         (["0002"], [2]),
+        (["0002-0003"], [2, 3]),
         (["patches/0005-MAINTAINERS-Add-the-page.patch"], [5]),
     ],
 )
@@ -355,7 +356,9 @@ def test_which_patches(project: Project, words: list[str], numbers: list[int]) -
     assert check.select(Series.load(project.root / "patches").patches, words) == numbers
 
 
-@pytest.mark.parametrize("word", ["0", "6", "4-6", "3-2", "9999-none", "x"])
+@pytest.mark.parametrize(
+    "word", ["0", "6", "4-6", "3-2", "9999-none", "x", "²", "1-²", "1-999999999", "1-" + "9" * 5000]
+)
 def test_no_such_patch(project: Project, word: str) -> None:
     with pytest.raises(UsageError, match="names no patch"):
         check.select(Series.load(project.root / "patches").patches, [word])

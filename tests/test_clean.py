@@ -172,6 +172,21 @@ def test_developers_worktree_and_its_repository_stay(full: Context) -> None:
     git(tree, "status")
 
 
+def test_a_cache_behind_a_link_keeps_the_worktree(full: Context, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(full.cache)
+    settings = resolve(full.root, {"cache_dir": str(tmp_path / "link")}, {"HOME": str(tmp_path)})
+    linked = dataclasses.replace(full, settings=settings)
+    shutil.rmtree(full.cache / "src")
+    for name in ("tree", "src"):
+        git(linked.kernel_repo, "worktree", "add", "-q", "--detach", str(linked.cache / name), "base")
+    (full.cache / "tree/kernel/new.c").write_text("unsaved work")
+    assert clean.developers_work(linked).trees == (full.cache / "tree",)
+    assert run(linked, "all") == ExitCode.OK
+    assert left(full) == {"build", "downloads", "tree", "linux.git"}
+    assert (full.cache / "tree/kernel/new.c").read_text() == "unsaved work"
+    assert said(full).count("a developer's worktree") == 1
+
+
 def commit_in(tree: Path) -> str:
     """A commit of a developer that no series has."""
     return add_commit(tree, "kernel: More", {"kernel/more.c": "/* more */\n"})

@@ -74,18 +74,29 @@ def test_programs_that_were_not_run_again_are_left_out() -> None:
     assert lost(results(a="passed", b="passed"), results(a="passed")) == []
 
 
+def test_a_program_that_was_not_there_before_is_not_excused() -> None:
+    before = compare.outcomes(results(a="failed"))
+    after = compare.outcomes(results(a="failed", b=("failed", [("one", "failed")]), c="passed", d="never ran"))
+    added = compare.additions(before, after)
+    assert [(change.where[1], change.now) for change in added] == [("b", Status.FAILED), ("d", Status.NEVER_RAN)]
+    assert compare.common(before, after) == {("x86_64-timers", "a")}
+    assert "not there before" in compare.render(before, after, [], added)
+
+
 def test_the_table_counts_and_names() -> None:
     before = compare.outcomes(results(a="passed", b="passed", c="failed", d="failed"))
     after = compare.outcomes(results(a="passed", b="failed", c="passed", d="failed"))
     found = compare.regressions(before, after)
-    text = compare.render(before, after, found)
+    text = compare.render(before, after, found, [])
     assert text.splitlines()[-1] == "compared: 1 passed in both, 1 in neither, 1 only now, 1 only before"
     assert "b" in text
     assert "because" in text
     assert [change.as_json() for change in found] == [
         {"test": ["x86_64-timers", "b"], "now": "failed", "reason": "because"}
     ]
-    assert compare.render(before, before, []) == ("compared: 2 passed in both, 2 in neither, 0 only now, 0 only before")
+    assert compare.render(before, before, [], []) == (
+        "compared: 2 passed in both, 2 in neither, 0 only now, 0 only before"
+    )
 
 
 def test_reading_a_file_or_a_run_directory(tmp_path: Path) -> None:

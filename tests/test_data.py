@@ -29,6 +29,12 @@ def write(tmp_path: Path, text: str) -> Path:
         ("name: x\nemail: y\nmore: z\n", "unknown field 'more'"),
         ("name: x\n", "the field 'email' is missing"),
         ("name: 3\nemail: y\n", "name: expected str, not 3"),
+        ("name: 2020-13-45\n", r"f\.yaml: a value is not what it looks like: month"),
+        ("name: !!int foo\n", "a value is not what it looks like"),
+        ("name: !!bool foo\n", "a value is not what it looks like"),
+        ("name: !!timestamp foo\n", "a value is not what it looks like"),
+        (f"name: {'1' * 5000}\n", "a value is not what it looks like"),
+        ("[" * 5000, "nested too deeply"),
     ],
 )
 def test_broken_files_get_one_line(tmp_path: Path, text: str, said: str) -> None:

@@ -178,3 +178,12 @@ def test_kvm_node(tmp_path: Path) -> None:
 def test_disk_space_is_told(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "WANTED_MIB", 1 << 40)
     assert any("wants" in value for _, value in doctor.machine(context))
+
+
+@pytest.mark.parametrize("command", ["{nosuch}gcc", "{prefix.x}gcc", "{", "{0}"])
+def test_a_name_in_braces_that_stands_for_nothing(context: Context, command: str) -> None:
+    entry = f"{{name: a, why: b, stages: [build], package: d, per_arch: true, command: '{command}'}}"
+    (context.configs / "tools.yaml").write_text(f"tools: [{entry}]")
+    with pytest.raises(UsageError, match=r"tools\.yaml: a: .* stands for nothing") as caught:
+        tools.survey(context, [context.arch("x86_64")])
+    assert "{prefix}" in caught.value.hint

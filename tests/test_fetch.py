@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import http.server
 import io
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import tarfile
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -275,6 +279,76 @@ def test_full_disk_is_one_line_and_no_other_way_is_tried(
     assert "HARNESS_CACHE_DIR" in caught.value.hint
     monkeypatch.undo()
     assert get(project).path.read_bytes() == server.data
+
+
+def test_full_disk_costs_no_good_download(project: Mini, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    by_url(project, server, "")
+
+    def full(*_: object) -> None:
+        raise EnvironmentFailure("no space left on the disk that holds it")
+
+    monkeypatch.setattr(fetch, "atomic_write", full)
+    with pytest.raises(EnvironmentFailure, match="no space left"):
+        get(project)
+    assert part(project).read_bytes() == server.data
+    monkeypatch.undo()
+    path = get(project).path
+    for note in path.parent.glob("accepted-*"):
+        note.unlink()
+    monkeypatch.setattr(fetch, "atomic_write", full)
+    with pytest.raises(EnvironmentFailure, match="no space left"):
+        get(project)
+    assert path.read_bytes() == server.data
+
+
+class Breaking:
+    """An answer whose connection breaks on the second read."""
+
+    def __init__(self, answer: Any, error: OSError) -> None:
+        self.answer, self.error, self.reads = answer, error, 0
+
+    def __enter__(self) -> Breaking:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.answer.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.answer, name)
+
+    def read1(self, _size: int) -> bytes:
+        self.reads += 1
+        if self.reads > 1:
+            raise self.error
+        return bytes(self.answer.read1(100))
+
+
+@pytest.mark.parametrize("while_", ["reading", "connecting"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ssl.SSLError(1, "[SSL: BAD_RECORD_MAC] bad record mac"),
+        OSError(errno.EHOSTUNREACH, "No route to host"),
+        PermissionError(errno.EPERM, "Operation not permitted"),
+        TimeoutError("timed out"),
+    ],
+)
+def test_whatever_breaks_a_connection_is_tried_again(
+    project: Mini, server: Server, monkeypatch: pytest.MonkeyPatch, error: OSError, while_: str
+) -> None:
+    by_url(project, server)
+    opened, faults = urllib.request.urlopen, [error]
+
+    def urlopen(*arguments: Any, **named: Any) -> Any:
+        if not faults:
+            return opened(*arguments, **named)
+        if while_ == "connecting":
+            raise faults.pop()
+        return Breaking(opened(*arguments, **named), faults.pop())
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    assert get(project).path.read_bytes() == server.data
+    assert server.ranges == (["", "bytes=100-"] if while_ == "reading" else [""])
 
 
 KILLED = """

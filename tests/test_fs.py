@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -43,6 +44,30 @@ def test_a_fifo_is_written_and_stays_one(tmp_path: Path) -> None:
     assert os.read(reader, 100) == b"through"
     os.close(reader)
     assert fifo.is_fifo()
+
+
+def test_a_fifo_that_nobody_reads_is_one_line(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(EnvironmentFailure, match=r"cannot write .*fifo: ") as caught:
+        fs.deliver(tmp_path / "fifo", "x")
+    assert "reader" in caught.value.hint
+
+
+def test_a_fifo_takes_more_than_it_holds(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with subprocess.Popen(["wc", "-c", str(tmp_path / "fifo")], stdout=subprocess.PIPE) as reader:
+        reader_is_there = os.open(tmp_path / "fifo", os.O_RDWR)
+        fs.deliver(tmp_path / "fifo", "x" * 1_000_000)
+        os.close(reader_is_there)
+        assert reader.communicate(timeout=10)[0].split()[0] == b"1000000"
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="there is no /dev/shm")
+def test_files_below_dev_are_files() -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as place:
+        fs.deliver(Path(place) / "x.json", "one")
+        fs.deliver(Path(place) / "x.json", "two")
+        assert (Path(place) / "x.json").read_text() == "two"
 
 
 def test_a_pipe_that_has_no_name_is_written() -> None:
@@ -172,4 +197,43 @@ def test_a_directory_is_whole_or_as_it_was(tmp_path: Path) -> None:
         (new / "file").write_text("2")
     assert fs.is_whole(root, "two")
     assert (root / "file").read_text() == "2"
+    assert [path.name for path in tmp_path.iterdir()] == ["tree"]
+
+
+def test_an_interruption_while_the_old_directory_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "tree"
+    with fs.whole_directory(root, "one") as new:
+        (new / "file").write_text("1")
+
+    def interrupted(path: Path, **_: object) -> None:
+        # Of the new one there is nothing left to remove.
+        if path.exists():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(fs.shutil, "rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt), fs.whole_directory(root, "two") as new:
+        (new / "file").write_text("2")
+    assert fs.is_whole(root, "two")
+    assert (root / "file").read_text() == "2"
+    monkeypatch.undo()
+    with fs.whole_directory(root, "three"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["tree"]
+
+
+def test_a_new_directory_that_cannot_take_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "tree"
+    with fs.whole_directory(root, "one"):
+        pass
+    rename = Path.rename
+
+    def interrupted(path: Path, target: Path) -> Path:
+        if target == root and not path.name.endswith("old"):
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), fs.whole_directory(root, "two"):
+        pass
+    assert fs.is_whole(root, "one")
     assert [path.name for path in tmp_path.iterdir()] == ["tree"]

@@ -261,6 +261,20 @@ def test_upstream_selftests_and_what_the_series_lost(upstream, tmp_path: Path) -
     assert code == 1
     assert "ptrace.peeksiginfo" in out.split("passed before")[1]
     assert out.splitlines()[-1].endswith("0 only now, 1 only before")
+    # A run that has nothing in common with this one excuses nothing.
+    other = tmp_path / "other.json"
+    other.write_text(before.read_text().replace('"x86_64-ptrace"', '"arm64-ptrace"'))
+    code, _, err = upstream(*command, "--against", str(other), log="upstream")
+    assert code == 2
+    assert "the earlier run has no test program of this one" in err
+    assert (newest(upstream) / "results.json").is_file()
+    fewer = json.loads(before.read_text())
+    tests = fewer["architectures"][0]["tests"]
+    fewer["architectures"][0]["tests"] = [test for test in tests if test["name"] != "ptrace.vmaccess"]
+    other.write_text(json.dumps(fewer))
+    code, out, _ = upstream(*command, "--against", str(other), log="upstream")
+    assert code == 1
+    assert "ptrace.vmaccess" in out.split("not there before")[1]
     # What makes the whole run worthless is no comparison's business.
     code, _, err = upstream(*command, "--against", str(before), log="upstream", qemu="signal=9")
     assert code == 8
@@ -312,6 +326,20 @@ def test_qemu_that_is_not_there_names_its_package(harness, monkeypatch: pytest.M
     assert code == 3
     assert "qemu-system-aarch64 is not installed" in err
     assert "qemu-system-arm" in err
+
+
+@pytest.mark.parametrize("verb", ["test", "run", "boot", "shell"])
+def test_no_architecture_is_no_success(harness, verb: str) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = harness(verb, "-a", ",")
+    assert code == 2
+    assert err.startswith("error: no architecture is named\n  next: known: arm64, x86_64")
+    assert harness(verb, HARNESS_ARCH="")[0] == 2
+    assert not harness.runs.exists()
+
+
+def test_no_results_are_no_success(harness, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("harness.guest.session.test_arch", lambda *_, **__: [])
+    assert harness("test", "-a", "x86_64")[0] == 1
 
 
 def test_two_architectures_and_the_worse_code(harness, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
@@ -420,6 +448,14 @@ def test_boot_with_a_program(harness, tmp_path: Path) -> None:  # type: ignore[n
         assert "x86_64: prog: hello" in out
 
 
+def test_boot_with_an_argument_that_is_no_text(harness, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    program = tmp_path / "prog"
+    program.write_bytes(b"\x7fELF")
+    code, _, err = harness("boot", "-a", "x86_64", "--", str(program), "\udcff", log="orphan")
+    assert "Traceback" not in err
+    assert code == 1  # this log has no such program
+
+
 @pytest.mark.parametrize(
     ("content", "said"), [(None, "is no file"), (b"#!/bin/sh\n", "is a script"), (b"text", "is no ELF program")]
 )
@@ -460,6 +496,7 @@ def sources(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             done.append("apply")
             return "c0ffee"
 
+    # With the base there, nothing is to be fetched.
     monkeypatch.setattr("harness.source.fetch.fetch", lambda *_: done.append("fetch"))
     monkeypatch.setattr("harness.source.repo.KernelRepo", Repo)
     return done
@@ -468,14 +505,14 @@ def sources(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_run_is_all_of_it(harness, sources: list[str]) -> None:  # type: ignore[no-untyped-def]
     code, out, err = harness("run", log="patched-x86_64")
     assert code == 0, err
-    assert sources == ["fetch", "import", "apply"]
+    assert sources == ["import", "apply"]
     stages = [line.split()[:-3] for line in out.split("\n\n")[-1].splitlines()]
-    assert ["fetch"] in stages
+    assert ["import"] in stages
     assert ["arm64", "guest"] in stages
     assert ["total"] in stages
     recorded = json.loads((newest(harness) / "metadata.json").read_text())["stages"]
-    assert [stage["stage"] for stage in recorded][:3] == ["fetch", "import", "apply"]
-    assert len(recorded) == 3 + 2 * 3
+    assert [stage["stage"] for stage in recorded][:2] == ["import", "apply"]
+    assert len(recorded) == 2 + 2 * 3
 
 
 def test_run_goes_on_with_the_other_architecture(harness, sources: list[str]) -> None:  # type: ignore[no-untyped-def]
@@ -632,11 +669,37 @@ def test_programs_with_a_guest_of_their_own(harness) -> None:  # type: ignore[no
         (["cpuidle"], {"x86_64-power"}),
         (["-g", "power-slow"], {"x86_64-power-slow"}),
         (["-g", "power", "-g", "power-slow"], {"x86_64-power", "x86_64-power-slow"}),
+        (["-g", "power", "-g", "power-slow", "cpuidle"], {"x86_64-power"}),
+        (["abi", "cpuidle"], {"x86_64", "x86_64-power"}),
     ],
 )
 def test_which_guests_are_booted(harness, argv: list[str], booted: set[str]) -> None:  # type: ignore[no-untyped-def]
     harness("test", "-a", "x86_64", *argv, log="patched-x86_64", PROGRAMS="abi cpufreq cpuidle")
     assert {path.name for path in newest(harness).iterdir() if path.is_dir()} == booted
+
+
+def test_a_program_that_runs_in_no_guest_of_those_named(harness) -> None:  # type: ignore[no-untyped-def]
+    for more in ([], ["-n"]):
+        code, _, err = harness("test", "-a", "x86_64", "-g", "numa", "abi", *more, PROGRAMS="abi numa")
+        assert code == 2
+        assert "abi does not run in guest numa\n" in err
+        assert "name programs of: numa" in err
+    assert not harness.runs.exists()
+
+
+@pytest.mark.parametrize("verb", ["test", "run"])
+def test_virtme_ng_makes_no_guests(harness, verb: str) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = harness(verb, "-a", "x86_64", "-g", "numa", "--backend", "vng")
+    assert code == 2
+    assert "guests of qemu/guests need --backend qemu" in err
+
+
+def test_a_program_is_no_file_for_results(harness) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = harness("test", "-a", "x86_64", "--json", "abi")
+    assert code == 2
+    assert "a file called abi, which is a test program" in err
+    assert "--json=FILE abi" in err
+    assert not harness.runs.exists()
 
 
 def test_an_unknown_guest_lists_the_known(harness) -> None:  # type: ignore[no-untyped-def]

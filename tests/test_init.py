@@ -38,6 +38,16 @@ def test_c_strings_hold_anything(tmp_path: Path) -> None:
     assert subprocess.run([str(tmp_path / "s")], capture_output=True, check=True).stdout == NASTY.encode()
 
 
+def test_c_strings_hold_what_is_no_text() -> None:
+    assert c_string("a\udcff") == '"a\\377"'
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), float("nan"), 0.0, -1.0])
+def test_what_is_no_deadline(seconds: float) -> None:
+    with pytest.raises(UsageError, match="the deadline of abi is "):
+        Program("abi", timeout=seconds)
+
+
 def test_deadlines_fit_into_an_int() -> None:
     assert Program("abi", timeout=3e6).timeout_ms == 2**31 - 1
 

@@ -145,6 +145,19 @@ def test_environment_is_the_makefiles_own(context: Context, fake_kernel: Path) -
     assert env["srctree"] == str(fake_kernel)
 
 
+def test_environment_of_a_makefile_that_fails_is_none(
+    context: Context, fake_kernel: Path, fake_bin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arch, out = context.arch("x86_64"), context.builds / "x"
+    tools = kbuild.toolchain(context, arch)
+    monkeypatch.setenv("ARCH", "nonsense")
+    for status, wanted in ((0, {"A": "1", "ARCH": ""}), (2, {})):
+        (fake_bin / "make").unlink()
+        (fake_bin / "make").write_text(f"#!/bin/sh\nprintf 'A=1\\0ARCH=%s\\0' \"$ARCH\"\nexit {status}\n")
+        (fake_bin / "make").chmod(0o755)
+        assert kbuild.kbuild_environment(context, arch, fake_kernel, out, tools) == wanted
+
+
 def test_users_make_variables_do_not_leak(context: Context, fake_kernel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ARCH", "KCONFIG_CONFIG", "KCONFIG_ALLCONFIG", "KBUILD_OUTPUT", "MAKEFLAGS", "CROSS_COMPILE"):
         monkeypatch.setenv(name, "nonsense")

@@ -239,3 +239,26 @@ def test_a_whole_series_made_by_git(tmp_path: Path) -> None:
     assert [patch.subject for patch in patches] == [subject for subject, _ in minikernel.SERIES]
     assert patches[2].diffs[-1].path == "kernel/ünï.c"
     assert {d.path for d in patches[2].diffs} == set(minikernel.SERIES[2][1])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("diff --git a/f b/f", 'diff --git a/x b"', "p:12: this `diff --git` line does not name two files"),
+        ("diff --git a/f b/f", 'diff --git "a/x b/x', "p:12: this `diff --git` line does not name two files"),
+        ("diff --git a/f b/f", r'diff --git "a\899" "b\899"', "p:12: git quotes no path like this"),
+        ("--- a/f", r'--- "a/\q"', "p:14: git quotes no path like this"),
+        ("+++ b/f", r'+++ "b/\400"', "p:15: git quotes no path like this"),
+        ("@@ -3,3", f"@@ -3,{'3' * 5000}", "p:16: this line belongs to no hunk"),
+    ],
+)
+def test_names_and_numbers_that_git_does_not_write(old: str, new: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(mail(**{old: new}), "p")
+    assert said in caught.value.message
+
+
+def test_quoted_names() -> None:
+    diff = DIFF.replace("a/f b/f", r'"a/\303\244\t\"" "b/\303\244\t\""').replace("a/f", r'"a/\303\244\t\""')
+    (found,) = parse(HEAD + diff.replace("b/f", r'"b/\303\244\t\""'), "p").diffs
+    assert (found.old_path, found.new_path) == ('ä\t"', 'ä\t"')

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness import data
+from harness.build.selftests import listed
 from harness.errors import ExitCode, UsageError
 from harness.guest.ktap import Status, Test
 from harness.guest.verdict import Failure, Verdict
@@ -71,24 +72,43 @@ def test_mutants_are_chosen_by_their_names_and_tests() -> None:
     assert caught.value.hint == "known: first, second"
 
 
+def series_programs() -> set[str]:
+    """What the patches put into the Makefile of the selftests."""
+    found: set[str] = set()
+    for patch in sorted((ROOT / "patches").glob("*.patch")):
+        for part in patch.read_text().split("\ndiff --git ")[1:]:
+            if part.startswith("a/tools/testing/selftests/agent_latency/Makefile "):
+                added = [line[1:] for line in part.splitlines() if line.startswith(("+", " "))]
+                found.update(listed("\n".join(added)))
+    return found
+
+
 def test_the_stored_mutants_are_sound() -> None:
     known = stored()
     guests = data.names(ROOT / "qemu/guests")
-    series = (ROOT / "patches/series").read_text()
+    suites = data.load(ROOT / "configs/flavours/mutants.yaml", data.Flavour).kunit
+    tests = {*series_programs(), *(f"{mutation.KUNIT}{suite}" for suite in suites)}
     assert len(known.mutants) > 50
     for mutant in known.mutants:
         assert mutant.guest in ("", *guests)
+        assert mutant.test in tests, mutant.name
+        # What they look for is in the kernel, which test_source_kernel.py has.
         assert all(edit.find != edit.replace for edit in mutant.edits)
-    assert series  # what they look for is in the kernel, which test_source_kernel.py has
 
 
-def result(*tests: Test, failure: Failure | None = None) -> ArchResult:
-    return ArchResult("x86_64", verdict=Verdict(tests, failure=failure), seconds=2.0)
+def result(*tests: Test, failure: Failure | None = None, banner: str = "") -> ArchResult:
+    return ArchResult("x86_64", verdict=Verdict(tests, failure=failure, banner=banner), seconds=2.0)
 
 
 PASSED = Test("abi", Status.PASSED, children=[Test("one", Status.PASSED), Test("two", Status.SKIPPED)])
 FAILED = Test("abi", Status.FAILED, children=[Test("one", Status.PASSED), Test("two", Status.FAILED)])
 SKIPPED = Test("abi", Status.SKIPPED)
+CUT = Test("abi", Status.CRASHED)
+HUNG = Test("abi", Status.TIMEOUT)
+QEMU_DIED = Failure("lost", "QEMU ended with signal SIGKILL", ExitCode.TIMEOUT)
+NO_BOOT = Failure("no boot", "printed nothing at all", ExitCode.TIMEOUT)
+LOST_LINES = Failure("lost lines", "the log lacks the end of abi", ExitCode.TIMEOUT)
+SILENCE = Failure("silence", "nothing for 60 s", ExitCode.TIMEOUT)
 CRASH = Failure("oops", "BUG: unable to handle", ExitCode.GUEST_CRASH)
 
 
@@ -100,6 +120,13 @@ CRASH = Failure("oops", "BUG: unable to handle", ExitCode.GUEST_CRASH)
         (FIRST, result(SKIPPED), "survived", ""),
         (FIRST, result(PASSED, failure=CRASH), "caught", "oops: BUG: unable to handle"),
         (FIRST, ArchResult("x86_64", problem=Problem(ExitCode.TIMEOUT, "late")), "lost", "late"),
+        (FIRST, result(CUT, failure=QEMU_DIED), "lost", "QEMU ended with signal SIGKILL"),
+        (FIRST, result(CUT, failure=NO_BOOT), "lost", "printed nothing at all"),
+        (FIRST, result(CUT, failure=LOST_LINES), "lost", "the log lacks the end of abi"),
+        (FIRST, result(CUT, failure=NO_BOOT, banner="Linux version 6"), "caught", "abi"),
+        (FIRST, result(HUNG, failure=SILENCE, banner="Linux version 6"), "caught", "abi"),
+        (FIRST, result(PASSED, failure=SILENCE, banner="Linux version 6"), "caught", "silence: nothing for 60 s"),
+        (None, result(CUT, failure=QEMU_DIED), "failed", "abi"),
         (None, result(PASSED), "passed", ""),
         (None, result(FAILED), "failed", "two"),
         (None, result(SKIPPED), "failed", "skipped"),

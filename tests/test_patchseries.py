@@ -99,6 +99,6 @@ def test_before(patches: Path) -> None:
     series = Series.load(patches)
     for name in ("0002", "2", series.patches[1].name):
         assert series.before(name).patches == series.patches[:1]
-    for name in ("0009", "", "000"):
+    for name in ("0009", "", "000", "²", "9" * 5000):
         with pytest.raises(UsageError, match="patches, not one"):
             series.before(name)

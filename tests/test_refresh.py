@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness import cli
-from harness.errors import ApplyError, ExitCode, UsageError
+from harness.errors import ApplyError, EnvironmentFailure, ExitCode, UsageError
 from harness.source import refresh
 from harness.source.refresh import DeveloperTree, default_tree
 from harness.source.repo import KernelRepo
@@ -181,6 +181,18 @@ def rebasing(tree: DeveloperTree) -> None:
     sh(tree.path, "git", "rebase", "-q", "--exec", "false", "HEAD~1", ok=False)
 
 
+def conflicted(tree: DeveloperTree) -> None:
+    untracked(tree)
+    for text in ("theirs", "ours"):
+        (tree.path / "Makefile").write_text(f"{text}\n")
+        sh(tree.path, "git", "commit", "-q", "-a", "-m", text)
+        if text == "theirs":
+            sh(tree.path, "git", "branch", "theirs")
+            sh(tree.path, "git", "reset", "-q", "--hard", "HEAD~1")
+    sh(tree.path, "git", "cherry-pick", "theirs", ok=False)
+    assert sh(tree.path, "git", "ls-files", "-u")
+
+
 @pytest.mark.parametrize(
     ("what", "said"),
     [
@@ -188,6 +200,7 @@ def rebasing(tree: DeveloperTree) -> None:
         (untracked, "not committed, first forgotten.c"),
         (committed, "commits that are not exported"),
         (rebasing, "a rebase is in progress"),
+        (conflicted, "a cherry-pick is in progress"),
     ],
 )
 def test_work_is_not_lost(project: Mini, what: object, said: str) -> None:
@@ -208,7 +221,13 @@ def test_work_is_not_lost(project: Mini, what: object, said: str) -> None:
     saved = sh(tree.path, "git", "for-each-ref", "--format=%(objectname)", "refs/agent/saved").split()
     assert len(saved) == 1
     if what in (changed, committed):
-        assert sh(tree.path, "git", "show", f"{saved[0]}:Makefile") == "mine"
+        assert sh(tree.path, "git", "show", f"{saved[-1]}:Makefile") == "mine"
+    if what in (untracked, conflicted):
+        assert sh(tree.path, "git", "show", f"{saved[0]}:forgotten.c") == "mine"
+    if what is conflicted:
+        kept = sh(tree.path, "git", "show", f"{saved[0]}:Makefile")
+        assert kept.startswith("<<<<<<<")
+        assert "ours\n=======\ntheirs" in kept
     assert "refs/agent/saved/" in project.err.getvalue()
 
 
@@ -469,3 +488,15 @@ def test_verbs(project: Mini, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     (place / "x.c").write_text("int y;\n")
     assert run(project, monkeypatch, "refresh", str(place)) == ExitCode.USAGE
     assert "error: " in capsys.readouterr().err
+
+
+def test_what_cannot_be_kept_is_not_moved(project: Mini) -> None:
+    tree = tree_of(project)
+    tree.make()
+    changed(tree)
+    (tree.path / "nested").mkdir()
+    sh(tree.path / "nested", "git", "init", "-q")  # git add refuses a repository without a commit
+    (tree.path / "nested/file").write_text("mine\n")
+    with pytest.raises(EnvironmentFailure, match="git add failed"):
+        tree.make(force=True)
+    assert (tree.path / "Makefile").read_text() == "mine\n"

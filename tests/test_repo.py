@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import shutil
@@ -66,6 +65,20 @@ def test_import_happens_once_and_needs_no_source_afterwards(project: Mini) -> No
     (project.root / "patches/broken.patch").write_text("the series is not even looked at")
     assert repo_of(project, kernel_source="").ensure_base() == commit
     assert project.err.getvalue().count("imported Linux 6.18.15") == 1
+
+
+def test_private_index_of_another_run_outlives_an_import(project: Mini) -> None:
+    repo = repo_of(project)
+    base = repo.ensure_base()
+    left = [repo.path / name for name in ("agent-index-999999999-x", "agent-index-999999999-x.lock", "agent-index-old")]
+    for path in left:
+        path.touch()
+    other = minikernel.tarball(project.directory / "other.tar.gz", {"more": b"x"})
+    with repo._private_index() as env:
+        repo.git("read-tree", base, env=env)
+        assert repo_of(project, kernel_source=str(other)).ensure_base() != base
+        assert repo.git("write-tree", env=env) == repo.git("rev-parse", f"{base}^{{tree}}")
+    assert list(repo.path.glob("agent-index-*")) == []
 
 
 def test_another_pin_is_another_base(project: Mini) -> None:
@@ -439,23 +452,6 @@ def test_checkout_waits_with_a_deadline(project: Mini) -> None:
         ):
             pass
         assert sh(tree, "git", "rev-parse", "HEAD") == base
-
-
-def test_disposable_tree_goes_away(project: Mini) -> None:
-    repo, base, head = states(project)
-    stale = project.directory / "cache/disposable/999999999-x"
-    stale.mkdir(parents=True)
-    with contextlib.suppress(RuntimeError), repo.disposable(head) as tree:
-        assert (tree / "include/linux/agent.h").is_file()
-        assert not stale.exists()
-        with repo.disposable(base) as second:
-            assert second != tree
-            assert not (second / "include/linux/agent.h").exists()
-        assert not second.exists()
-        raise RuntimeError
-    assert not tree.exists()
-    assert list((project.directory / "cache/disposable").iterdir()) == []
-    assert repo.git("worktree", "list", "--porcelain").count("worktree ") == 1
 
 
 # The verb

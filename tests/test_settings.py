@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from harness.context import Context
+from harness.data import Pin
 from harness.errors import UsageError
 from harness.report import Reporter
 from harness.settings import resolve
+from harness.source.fetch import own_source
 
 
 def test_precedence_and_origin(tmp_path: Path) -> None:
@@ -90,3 +92,23 @@ def test_unknown_setting_lists_the_known(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown setting 'flavor'") as caught:
         resolve(tmp_path, {}, {})
     assert "flavour" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("env", "flags", "said"),
+    [
+        ({"HARNESS_CACHE_DIR": "~nosuch/c"}, {}, r"cache_dir \(HARNESS_CACHE_DIR\): .* '~nosuch/c'"),
+        ({"HARNESS_RUNS_DIR": "~nosuch/r"}, {}, r"runs_dir \(HARNESS_RUNS_DIR\): "),
+        ({}, {"kernel_source": "~nosuch/k"}, r"--kernel-source \(command line\): "),
+    ],
+)
+def test_nobodys_home(tmp_path: Path, env: dict[str, str], flags: dict[str, str], said: str) -> None:
+    context = Context(tmp_path, resolve(tmp_path, flags, env), Reporter())
+    with pytest.raises(UsageError, match=said):
+        _ = (context.cache, context.runs, own_source(context, Pin("1.2.3", ())))
+
+
+def test_runs_in_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/h")
+    for given, wanted in (("~/r", Path("/h/r")), ("r", tmp_path / "r")):
+        assert Context(tmp_path, resolve(tmp_path, {"runs_dir": given}, {}), Reporter()).runs == wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,21 @@ def test_reports_of_a_program_are_checked() -> None:
     assert data.from_mapping(raw, UpstreamProgram, where="f").reports is Reports.KSELFTEST
     with pytest.raises(UsageError, match="f: reports: 'shout' is none of ktap, results, kselftest, status"):
         data.from_mapping({**raw, "reports": "shout"}, UpstreamProgram, where="f")
+
+
+def test_an_error_ends_what_waits_to_be_compiled(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = [UpstreamProgram(f"p{number}") for number in range(40)]
+    begun: list[str] = []
+
+    def compiled(*arguments: object) -> None:
+        program = arguments[5]
+        assert isinstance(program, UpstreamProgram)
+        begun.append(program.name)
+        time.sleep(0.05)
+        if program.name == "p0":
+            raise BuildError("p0 does not compile")
+
+    monkeypatch.setattr(upstream, "_compile", compiled)
+    with pytest.raises(BuildError, match="p0 does not compile"):
+        upstream.build(context, context.arch("x86_64"), CLOCKS, programs)
+    assert len(begun) < len(programs) // 2

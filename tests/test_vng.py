@@ -8,13 +8,17 @@ import shutil
 import struct
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from harness.context import Context
 from harness.errors import EnvironmentFailure, GuestCrash, StageTimeout, UsageError
-from harness.guest import rootfs, vng
+from harness.guest import rootfs, runner, shells, vng
 from harness.guest.elf import needed
+from harness.guest.ktap import Status, Test
+from harness.guest.splat import Splat
+from harness.guest.verdict import Verdict
 from harness.report import Reporter
 from harness.settings import resolve
 
@@ -128,9 +132,41 @@ def test_a_guest_that_dies_is_told_apart(command) -> None:  # type: ignore[no-un
         command("true", mode="hang")
 
 
-def test_a_report_beside_a_status_is_a_warning(command, context: Context) -> None:  # type: ignore[no-untyped-def]
-    assert command("true", mode="warn")[0] == 0
+def test_a_report_beside_a_status_is_no_success(command, context: Context) -> None:  # type: ignore[no-untyped-def]
+    assert command("true", mode="warn")[0] == 7
+    assert command("sh", "-c", "exit 5", mode="warn")[0] == 5
     assert "warning: x86_64: the kernel reported: warning" in context.report.err.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_command_may_be_quiet(command, context: Context) -> None:  # type: ignore[no-untyped-def]
+    context.settings.values["silence_timeout"] = 1.0  # 0.8 s here
+    assert command("sleep", "3")[0] == 0
+
+
+@pytest.mark.parametrize(("status", "splats", "code"), [(0, True, 7), (5, True, 5), (0, False, 0)])
+def test_a_command_by_qemu(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, splats: bool, code: int
+) -> None:
+    found = (Splat("warning", "WARNING: here", 1, ()),) if splats else ()
+    judged = Verdict((Test("command", Status.PASSED, exit_status=status),), splats=found)
+    asked: dict[str, object] = {}
+
+    def boot(*_: object, **more: object) -> SimpleNamespace:
+        asked.update(more)
+        return SimpleNamespace(verdict=judged, log=tmp_path)
+
+    monkeypatch.setattr("harness.guest.runner.boot", boot)
+    monkeypatch.setattr(rootfs, "ensure", lambda *_: tmp_path)
+    (tmp_path / "image").touch()
+    arch = context.arch("x86_64")
+    assert shells.start(context, arch, tmp_path / "image", ["true"], backend="qemu") == code
+    assert asked["quiet"] is True
+
+
+@pytest.mark.parametrize("factor", [float("inf"), float("nan"), 0.0])
+def test_a_factor_that_is_none(context: Context, factor: float) -> None:
+    with pytest.raises(UsageError, match="timeout_factor"):
+        runner.deadlines(context, factor)
 
 
 def test_an_interactive_shell_needs_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,11 +26,6 @@ class Failure:
     column: int = 0
     errors: int = 1
 
-    @property
-    def environmental(self) -> bool:
-        """Whether the machine is at fault and not the source."""
-        return self.kind in ("disk", "memory", "tool")
-
 
 _DISK = re.compile(r"No space left on device|Disk quota exceeded")
 _MEMORY = re.compile(r"fatal error: Killed signal terminated program|virtual memory exhausted|Cannot allocate memory")
@@ -51,7 +46,6 @@ _QUIET = re.compile(r"  [A-Z][A-Z0-9_ .\[\]]{1,12} {1,}\S")
 _MAKE_SAYS = re.compile(r"make(?:\[\d+\])?: ")
 # Lines that belong to a diagnostic: what precedes it, source excerpts, notes, and continuation lines.
 _BEFORE = re.compile(r"In file included from |\s+from |.*: In (?:member )?function |.*: At top level:|.*: note: ")
-_EXCERPT = re.compile(r"\s*\d* \|")
 
 
 def compiled(line: str) -> bool:

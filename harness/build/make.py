@@ -1,7 +1,7 @@
 """One make of the kernel's build system: its command line, its environment, its log, its deadline.
 
 Everything that runs the kernel's Makefile goes through :func:`make` with an explicit tree and output directory, so that
-a disposable tree is built exactly as the ordinary one is, and shares its compiler cache.
+the tree of `harness check` is built exactly as the ordinary one is, and shares its compiler cache.
 """
 
 from __future__ import annotations
@@ -300,10 +300,12 @@ def kbuild_environment(context: Context, arch: Arch, tree: Path, out: Path, tool
     fs.write_if_changed(extra, "harness-environment-config: ; @env -0\n")
     argv = command(context, arch, tree, out, ["-s", "harness-environment-config"], tools=tools)
     env = {**environment(context, tree, out), "MAKEFILES": str(extra)}
-    kept = {name: value for name, value in os.environ.items() if name not in _UNWANTED} | env
+    unset = [word for name in _UNWANTED for word in ("-u", name)]
     try:
-        done = subprocess.run(argv, env=kept, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        done = proc.run(["env", *unset, *argv], timeout=60, env=env, what="make")
+    except HarnessError:
         return {}
-    entries = done.stdout.decode(errors="replace").split("\0")
+    if done.status != 0:
+        return {}
+    entries = done.output.split("\0")
     return dict(entry.split("=", 1) for entry in entries if "=" in entry and not entry.startswith("="))

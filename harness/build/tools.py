@@ -171,7 +171,13 @@ def install_command(verdicts: Iterable[Verdict]) -> str:
 
 def _probe(tool: Tool, names: dict[str, str], arch: str, versions: bool) -> Verdict:
     def fill(text: str) -> str:
-        return text.format_map(names) if names else text
+        try:
+            return text.format_map(names) if names else text
+        except (LookupError, ValueError, AttributeError):
+            raise UsageError(
+                f"configs/tools.yaml: {tool.name}: {text!r} has a name in braces that stands for nothing",
+                hint=f"known: {', '.join(f'{{{name}}}' for name in names)}",
+            ) from None
 
     base = Verdict(tool=tool, name=fill(tool.name), package=fill(tool.package), arch=arch)
 

@@ -128,14 +128,17 @@ def build(
                 own.extract(context, commit, paths, base / "source")
                 try:
                     with ThreadPoolExecutor(max_workers=context.jobs or os.cpu_count() or 1) as pool:
-                        jobs = [
-                            pool.submit(
-                                _compile, arch, tools, headers, selftests / directory.path, directory, p, files[p.name]
-                            )
-                            for p in missing
-                        ]
-                        for job in jobs:
-                            job.result()
+                        where = selftests / directory.path
+                        try:
+                            jobs = [
+                                pool.submit(_compile, arch, tools, headers, where, directory, p, files[p.name])
+                                for p in missing
+                            ]
+                            for job in jobs:
+                                job.result()
+                        except BaseException:
+                            pool.shutdown(cancel_futures=True)
+                            raise
                 finally:
                     shutil.rmtree(base / "source", ignore_errors=True)
     return UpstreamBuild(directory, files, commit, watch.seconds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -236,8 +235,9 @@ def upstream_commit(repo: KernelRepo, pin: Pin, base: str) -> str:
 
     The commit that a tarball was imported as is known to this cache alone, and would send a reader searching.
     """
-    source = Path(repo.context.settings.text("kernel_source") or os.devnull)
-    if not source.is_dir():
+    settings = repo.context.settings
+    source = settings.path("kernel_source")
+    if not settings.text("kernel_source") or not source.is_dir():
         return ""
     tag = f"refs/tags/{pin.tag}"
     found = git(source, "rev-parse", "-q", "--verify", f"{tag}^{{commit}}", timeout=repo.timeout, check=False)

@@ -21,6 +21,8 @@ from harness.guest import machine as machines
 PROBE = console.Deadlines(boot=10.0, silence=10.0, total=12.0)
 KVM = Path("/dev/kvm")
 _NONCE = "probe"
+# What failed in a way that another image might not: it holds for this process. By the file and key of the record.
+_doubtful: dict[tuple[Path, str], Accel] = {}
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,9 @@ def qemu_version(qemu: str) -> str:
 def choose(context: Context, arch: Arch, machine: Machine, qemu: str, image: Path) -> Accel:
     """The accelerator for ``arch``, as the setting ``accel`` asks; ``auto`` probes KVM by booting ``image`` in it.
 
-    The probe takes at most 12 s and its outcome is kept in the cache, by host kernel, QEMU and architecture. Raises
-    UsageError when KVM is demanded for another machine's architecture.
+    The probe takes at most 12 s and its outcome is kept in the cache, by host kernel, QEMU and architecture; that of a
+    kernel which started and failed is not, as it may be the kernel's fault. Raises UsageError when KVM is demanded for
+    another machine's architecture.
     """
     wanted = context.settings.text("accel")
     if "-icount" in machine.args:
@@ -74,9 +77,14 @@ def choose(context: Context, arch: Arch, machine: Machine, qemu: str, image: Pat
     known = _read(record)
     if key in known:
         return known[key]
+    if (record, key) in _doubtful:
+        return _doubtful[record, key]
     context.report.step(f"{arch.name}: trying KVM (once for this host and QEMU, at most {PROBE.total:g} s)")
-    found = probe(context, arch, machine, qemu, image)
+    found, certain = probe(context, arch, machine, qemu, image)
     context.report.step(f"{arch.name}: accelerator {found}")
+    if not certain:
+        _doubtful[record, key] = found
+        return found
     write_json(record, {name: asdict(accel) for name, accel in {**_read(record), key: found}.items()})
     return found
 
@@ -88,8 +96,11 @@ def _read(record: Path) -> dict[str, Accel]:
         return {}  # a cache that cannot be read is an empty one
 
 
-def probe(context: Context, arch: Arch, machine: Machine, qemu: str, image: Path) -> Accel:
-    """Boot ``image`` with an init that does nothing, in KVM, and see whether it comes to its end."""
+def probe(context: Context, arch: Arch, machine: Machine, qemu: str, image: Path) -> tuple[Accel, bool]:
+    """Boot ``image`` with an init that does nothing, in KVM, and see whether it comes to its end.
+
+    Also says whether that holds for any image: no kernel that never said a word has got as far as a fault of its own.
+    """
     with tempfile.TemporaryDirectory(prefix="harness-accel-") as name:
         directory = Path(name)
         initrd = init.make_initramfs(context, arch, [], directory / "initramfs.cpio.gz")
@@ -97,7 +108,7 @@ def probe(context: Context, arch: Arch, machine: Machine, qemu: str, image: Path
             machine,
             kernel=image,
             initrd=initrd,
-            cmdline=machines.cmdline(machine, _NONCE),
+            cmdline=machines.cmdline(machine, _NONCE, ["kunit.enable=0"]),
             accel="kvm",
             qemu=qemu,
         )
@@ -105,9 +116,11 @@ def probe(context: Context, arch: Arch, machine: Machine, qemu: str, image: Path
         text = log.load(result.log)
     lines = log.read(text)
     if any(line.marker == "done" and line.nonce == _NONCE for line in lines):
-        return Accel("kvm", f"a guest booted in it in {result.seconds:.1f} s")
+        return Accel("kvm", f"a guest booted in it in {result.seconds:.1f} s"), True
+    certain = not result.guest_spoke
     if result.ending.status is not None:
         words = [line.message for line in lines if line.message.strip()]
-        return Accel("tcg", f"KVM failed: {words[-1][:150] if words else f'QEMU ended with {result.ending.status}'}")
+        why = words[-1][:150] if words else f"QEMU ended with {result.ending.status}"
+        return Accel("tcg", f"KVM failed: {why}"), certain
     what = f"last said: {lines[-1].message[:80]}" if lines else "silent"
-    return Accel("tcg", f"{KVM} opens, but a guest did not come to its end in {PROBE.total:g} s ({what})")
+    return Accel("tcg", f"{KVM} opens, but a guest did not come to its end in {PROBE.total:g} s ({what})"), certain

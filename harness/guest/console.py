@@ -9,7 +9,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pexpect
@@ -43,6 +43,10 @@ class Deadlines:
     def scaled(self, factor: float) -> Deadlines:
         """For a slower kernel."""
         return Deadlines(self.boot * factor, self.silence * factor, self.total * factor)
+
+    def patient(self) -> Deadlines:
+        """For what may be quiet as long as it runs."""
+        return replace(self, silence=self.total)
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,14 @@ from pathlib import Path
 from harness import data, fs, proc
 from harness.context import Context
 from harness.data import Arch, Machine
-from harness.errors import EnvironmentFailure
+from harness.errors import EnvironmentFailure, HarnessError, StageTimeout
 from harness.guest.accel import qemu_version
 from harness.guest.machine import find_qemu
 
 SPACE_MIB = 400
 RECIPE = 2  # changes when this module builds another tree from the same data
+# Why there is no later QEMU, by cache and version: a deadline that has passed is not waited for again by each boot.
+_failed: dict[tuple[Path, str], HarnessError] = {}
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,8 @@ def missing_libraries(said: str) -> list[str]:
 def ensure(context: Context, arch: Arch, machine: Machine) -> Emulator:
     """The QEMU for ``machine``.
 
-    Raises EnvironmentFailure when there is none, or none as late as the machine's ``minimum``. One that is only older
-    than qemu/emulator.yaml's ``better`` is used, with a warning, where no later one can be had.
+    Raises EnvironmentFailure or StageTimeout when there is none, or none as late as the machine's ``minimum``. One that
+    is only older than qemu/emulator.yaml's ``better`` is used, with a warning, where no later one can be had.
     """
     spec_path = context.qemu / "emulator.yaml"
     spec = data.load(spec_path, Packages)
@@ -66,11 +68,18 @@ def ensure(context: Context, arch: Arch, machine: Machine) -> Emulator:
     version = qemu_version(installed) if installed else ""
     if installed and at_least(version, wanted):
         return Emulator(installed, version)
+    failed = (context.cache, wanted)
+    told = failed in _failed
     try:
+        if told:
+            raise _failed[failed]
         return _private(context, spec, spec_path, machine, wanted)
-    except EnvironmentFailure as error:
+    except (EnvironmentFailure, StageTimeout) as error:
+        _failed[failed] = error
         if machine.minimum:
             raise
+        if told:
+            return Emulator(installed, version)
         older = f"using QEMU {version}, which is older than {wanted}"
         what = older if version else f"using a QEMU that does not say whether it is at least {wanted}"
         context.report.warn(f"{what} and may crash guests: {error}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import math
 import re
 import stat
 import tempfile
@@ -49,6 +50,7 @@ class Program:
             raise UsageError(
                 f"{self.name!r} cannot be the name of a test program", hint="use letters, digits and . _ + -"
             )
+        require_deadline(self.timeout, f"the deadline of {self.name}")
 
     @property
     def kind(self) -> str:
@@ -66,11 +68,16 @@ class Program:
         return (self.path or f"{GUEST_DIRECTORY}/{self.name}", *self.arguments)
 
 
+def require_deadline(value: float, what: str) -> None:
+    """Raise UsageError unless ``value`` can be a deadline, or stretch one."""
+    if not (math.isfinite(value) and value > 0):
+        raise UsageError(f"{what} is {value:g}", hint="it has to be a finite number above 0")
+
+
 def c_string(text: str) -> str:
     """A C string literal; octal escapes, as \\x would swallow the digits that follow it."""
-    safe = "".join(
-        chr(byte) if 0x20 <= byte < 0x7F and byte not in b'"\\?' else f"\\{byte:03o}" for byte in text.encode()
-    )
+    raw = text.encode(errors="surrogateescape")  # an argument of a command line may be any bytes
+    safe = "".join(chr(byte) if 0x20 <= byte < 0x7F and byte not in b'"\\?' else f"\\{byte:03o}" for byte in raw)
     return f'"{safe}"'
 
 

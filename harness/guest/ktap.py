@@ -67,15 +67,16 @@ class Test:
 
 
 _VERSION = re.compile(r"K?TAP version [0-9]+\s*$")
-_PLAN = re.compile(r"1\.\.([0-9]+)\s*(?:#\s*skip\b:?\s*(.*))?$", re.IGNORECASE)
+# A number of more digits is noise, and more than int() takes.
+_PLAN = re.compile(r"1\.\.([0-9]{1,9})\s*(?:#\s*skip\b:?\s*(.*))?$", re.IGNORECASE)
 # KTAP and kselftest number their results: "ok then" is somebody talking.
-_RESULT = re.compile(r"(not )?ok\s+([0-9]+)(?=\s|$)(?:\s+-(?=\s|$))?\s*(.*)$")
+_RESULT = re.compile(r"(not )?ok\s+([0-9]{1,9})(?=\s|$)(?:\s+-(?=\s|$))?\s*(.*)$")
 _UNNUMBERED = re.compile(r"not ok\b")
 _DIRECTIVE = re.compile(r"(?:^|\s)#\s*(skip|todo|xfail|xpass|timeout|error)\b:?\s*(.*)$", re.IGNORECASE)
 _BAIL = re.compile(r"Bail out!\s*(.*)$")
 _SUBTEST = re.compile(r"#?\s*Subtest:\s*(.*)$")
 _KINDS = ("pass", "fail", "xfail", "xpass", "skip", "error")
-_TOTALS = re.compile(r"#\s*Totals: " + " ".join(f"{kind}:([0-9]+)" for kind in _KINDS))
+_TOTALS = re.compile(r"#\s*Totals: " + " ".join(f"{kind}:([0-9]{{1,9}})" for kind in _KINDS))
 _INDENT = re.compile(r"(?: {2}| {4}|\t|# )")
 
 

@@ -43,8 +43,10 @@ class Boot:
 def deadlines(context: Context, factor: float = 1.0, least: float = 0.0) -> console.Deadlines:
     """The deadlines of the settings, for a kernel that is ``factor`` times slower than the usual.
 
-    ``least`` is what the programs may take together, in seconds of such a kernel.
+    ``least`` is what the programs may take together, in seconds of such a kernel. Raises UsageError for a factor that
+    is none.
     """
+    init.require_deadline(factor, "the timeout_factor of the flavour and guest")
     settings = context.settings
     limits = console.Deadlines(
         boot=settings.seconds("boot_timeout"),
@@ -87,13 +89,15 @@ def boot(
     provoked: Mapping[str, str] | None = None,
     suites: Sequence[str] = (),
     kept: bool = True,
+    quiet: bool = False,
 ) -> Boot:
     """Boot ``image`` with an init that runs ``programs`` in order, and judge its console.
 
     Leaves the initramfs, console.log and reproduce.sh in ``directory``. ``factor`` stretches every deadline; ``root``
     is a user land to put below the programs; ``least`` is for :func:`deadlines`; ``provoked`` names kinds of splats
     that do not count, each with the reason; ``suites`` are KUnit suites that have to report; ``kept`` says
-    whether the directory outlives the call. Raises EnvironmentFailure when QEMU is missing or does not start; whatever
+    whether the directory outlives the call, ``quiet`` that the programs may print nothing for as long as they run.
+    Raises EnvironmentFailure when QEMU is missing or does not start; whatever
     the guest does is in the verdict.
     """
     machine = context.machine(arch.machine)
@@ -110,6 +114,7 @@ def boot(
     log = directory / CONSOLE_LOG
     context.report.step(f"{arch.name}: booting with {accel.name}, {_count(programs)}")
     limits = deadlines(context, factor, least)
+    limits = limits.patient() if quiet else limits
     result = console.run(
         argv,
         log,

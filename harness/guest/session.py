@@ -62,7 +62,7 @@ def test_arch(
     """Build the kernel and the selftests of ``arch``, run them in one boot for each guest, return what came of it.
 
     None among the ``guests`` is the plain one, which has the programs that none of the others has. A guest without a
-    program to run is not booted, the plain one only if there is another.
+    program to run is not booted, unless it is the only one and all programs were asked for.
 
     Tests of a guest that keeps the host's time can fail because the host had no time: those run again in the guest that
     settles it, if there is one.
@@ -80,7 +80,7 @@ def test_arch(
             if built is None:
                 built = _build(context, arch, flavour, patched, collection, stages)
             programs = programs_of(built.tests.programs, guest, guests, only)
-            if not programs and len(guests) > 1:
+            if not programs and (only or len(guests) > 1):
                 continue
             suites = suites_of(flavour, guest) if patched and not only else ()
             result = _test_guest(context, arch, guest, flavour, run, built, programs, backend, suites)
@@ -146,6 +146,24 @@ def programs_of(
         return [name for name in wanted if name in guest.programs]
     elsewhere = {name for other in guests if other for name in other.programs}
     return [name for name in wanted if name not in elsewhere]
+
+
+def check_guests(guests: Sequence[Guest | None], only: Sequence[str]) -> None:
+    """Raise UsageError when ``only`` names a program that runs in none of the ``guests``."""
+    named = [guest for guest in guests if guest]
+    if len(named) < len(guests):
+        return  # the plain one runs what none of the others has
+    for name in only:
+        if not any(name in guest.programs for guest in named):
+            where = f"guest{'s' if len(named) > 1 else ''} {' and '.join(guest.name for guest in named)}"
+            raise UsageError(
+                f"{name} does not run in {where}",
+                hint=f"leave --guest out, or name programs of: {' '.join(_programs_in(named))}",
+            )
+
+
+def _programs_in(guests: Sequence[Guest]) -> list[str]:
+    return sorted({name for guest in guests for name in guest.programs})
 
 
 def suites_of(flavour: Flavour, guest: Guest | None) -> tuple[str, ...]:
@@ -332,14 +350,21 @@ def finish(
     """Write results.json and junit.xml, print the table and what went wrong; returns the exit code.
 
     ``json_to`` is None, ``-`` (the JSON goes to stdout in place of the table) or a file. With ``against`` (what an
-    earlier run gave) tests fail the run only if they passed there.
+    earlier run gave) tests fail the run only if they passed there, or are of a program that was not there. Raises
+    UsageError, once everything is written, when the two have no program in common. Without any results nothing passed.
     """
-    code = model.worst([result.exit_code for result in results])
+    code = model.worst([result.exit_code for result in results]) if results else ExitCode.TESTS_FAILED
     lost: list[compare.Change] = []
+    added: list[compare.Change] = []
+    comparable = True
     if against is not None:
-        lost = compare.regressions(against, compare.outcomes(model.as_json(results)))
+        now = compare.outcomes(model.as_json(results))
+        # A run that came to no test has a reason of its own, which is worth more.
+        comparable = bool(compare.common(against, now)) or (not now and code != ExitCode.OK)
+    if against is not None and comparable and results:
+        lost, added = compare.regressions(against, now), compare.additions(against, now)
         codes = [result.exit_code for result in results if result.exit_code != ExitCode.TESTS_FAILED]
-        code = model.worst([*codes, *([ExitCode.TESTS_FAILED] if lost else [])])
+        code = model.worst([*codes, *([ExitCode.TESTS_FAILED] if lost or added else [])])
     if require_pass and code == ExitCode.OK and not all(map(passed_something, results)):
         context.report.error("nothing passed on at least one architecture, as --require-pass forbids")
         code = ExitCode.TESTS_FAILED
@@ -347,16 +372,22 @@ def finish(
     value["exit_code"] = int(code)
     if against is not None:
         value["regressions"] = [change.as_json() for change in lost]
+        value["additions"] = [change.as_json() for change in added]
     write_json(run.path / "results.json", value)
     text = junit.render(results)
     atomic_write(run.path / "junit.xml", text)
     run.update({"exit_code": int(code)})
     show(context, results, json_to=json_to, value=value)
-    if against is not None and json_to != "-":
-        context.report.result(compare.render(against, compare.outcomes(value), lost))
+    if against is not None and comparable and json_to != "-":
+        context.report.result(compare.render(against, now, lost, added))
     if junit_to is not None:
         deliver(junit_to, text)
     context.report.step(f"results: {run.path}")
+    if not comparable:
+        raise UsageError(
+            "the earlier run has no test program of this one",
+            hint="--against takes a run of the same architectures, guests and programs",
+        )
     return code
 
 

@@ -38,7 +38,7 @@ def start(
     factor: float = 1.0,
     keep: Path | None = None,
 ) -> int:
-    """Run ``command`` and return its status, or give the terminal to a shell.
+    """Run ``command`` and return its status (7 for a 0 of a kernel that complained), or give the terminal to a shell.
 
     Raises GuestCrash, StageTimeout or EnvironmentFailure when the guest is the trouble.
     """
@@ -96,13 +96,15 @@ def _command(
     )
     with tempfile.TemporaryDirectory(prefix="harness-shell-") as name:
         place, kept = keep or Path(name), keep is not None
-        boot = runner.boot(context, arch, image, [program], place, factor=factor, root=root, kept=kept)
+        boot = runner.boot(context, arch, image, [program], place, factor=factor, root=root, kept=kept, quiet=True)
     judged = boot.verdict
     for line in judged.outputs.get("command", ()):
         context.report.result(line)
     test = judged.tests[0]
     for report in judged.splats:
         context.report.warn(f"{arch.name}: the kernel reported: {report.kind}: {report.headline}")
+    if test.exit_status == 0 and judged.splats:
+        return int(GuestCrash.exit_code)
     if test.exit_status is not None:
         return test.exit_status
     if test.status == Status.CRASHED and judged.failure is None:

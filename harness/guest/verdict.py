@@ -6,8 +6,10 @@ boot, an end marker and a complete plan from every program that was to run, and 
 
 from __future__ import annotations
 
+import re
 import signal
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from os import strerror
@@ -19,6 +21,7 @@ from harness.guest.ktap import Status, Test
 from harness.guest.log import Line
 
 KSFT_SKIP = 4
+_DROPPED = re.compile(r"\*\* [0-9]+ printk messages dropped \*\*")
 
 
 class End(StrEnum):
@@ -99,16 +102,48 @@ def to_settle(verdict: Verdict, programs: Collection[str]) -> list[str]:
 
 
 def settle(verdict: Verdict, second: Verdict, where: str) -> Verdict:
-    """``verdict``, in which the failures of what passed in the ``second`` are expected ones that name ``where``."""
-    passed = {test.name for test in second.tests if test.status == Status.PASSED} if second.failure is None else set()
+    """``verdict``, in which the failures of what passed in the ``second`` are expected ones that name ``where``.
+
+    A program is excused when it passed there, and so did each of its tests that failed here: one that was skipped there
+    was not repeated.
+    """
+    passed = {path for path, test in _paths(second.tests) if test.status == Status.PASSED}
+    if second.failure is not None:
+        passed = set()
+
+    def repeated(test: Test, path: tuple[str, ...]) -> bool:
+        bad = [(inner, child) for inner, child in _named(test.children, path) if child.status.bad]
+        if test.problems or (not bad and path not in passed):
+            return False
+        return all(repeated(child, inner) for inner, child in bad)
 
     def excuse(test: Test) -> Test:
-        if test.status != Status.FAILED:
+        if not test.status.bad:
             return test
         reason = f"{test.reason}; passed in {where}" if test.reason else f"passed in {where}"
         return replace(test, status=Status.XFAIL, reason=reason, children=tuple(map(excuse, test.children)))
 
-    return replace(verdict, tests=tuple(excuse(t) if t.name in passed else t for t in verdict.tests))
+    def settled(test: Test) -> Test:
+        path = (test.name,)
+        excused = test.status == Status.FAILED and path in passed and repeated(test, path)
+        return excuse(test) if excused else test
+
+    return replace(verdict, tests=tuple(map(settled, verdict.tests)))
+
+
+def _named(tests: Sequence[Test], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Test]]:
+    """``tests`` with their paths, in which those of one name are told apart."""
+    seen: Counter[str] = Counter()
+    for test in tests:
+        seen[test.name] += 1
+        again = seen[test.name]
+        yield (*above, test.name if again == 1 else f"{test.name} ({again})"), test
+
+
+def _paths(tests: Sequence[Test], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Test]]:
+    for path, test in _named(tests, above):
+        yield path, test
+        yield from _paths(test.children, path)
 
 
 def judge(
@@ -132,8 +167,6 @@ def judge(
     strange = {line.nonce for line in lines if line.marker and line.nonce != wanted}
     if strange:
         notes.append(f"markers with another nonce were ignored: {', '.join(sorted(strange))}")
-    if dropped := [line.message for line in lines if line.from_kernel and "printk messages dropped" in line.message]:
-        notes.append(f"the kernel lost messages: {dropped[0]}")
     reports = splat.find(lines, rules)
     counted = tuple(report for report in reports if not report.excused)
     plan = expected if expected is not None else _plan(markers)
@@ -189,6 +222,9 @@ def _failure(
         return _unfinished(kernel, markers, ending)
     ended = {line.words[0] for line in markers if line.marker == "end" and line.words}
     begun = {line.words[0] for line in markers if line.marker == "begin" and line.words}
+    # One of them may have been the report of a defect.
+    if dropped := next((message for message in kernel if _DROPPED.search(message)), ""):
+        return Failure("lost lines", f"the kernel lost messages: {dropped.strip()}", ExitCode.TIMEOUT)
     if begun - ended:
         return Failure("lost lines", f"the log lacks the end of {', '.join(sorted(begun - ended))}", ExitCode.TIMEOUT)
     if done[-1].fields.get("ran", "") != str(len(begun)):

@@ -328,8 +328,9 @@ def command(
 ) -> int:
     """Run a command in the guest, its output on ours as it comes; returns its exit status.
 
-    The console log stays in ``keep``. Raises GuestCrash or StageTimeout with the splat or the last words when the
-    command's status never came, EnvironmentFailure when QEMU did not start.
+    A kernel that complained makes a 7 of a status of 0. The console log stays in ``keep``. Raises GuestCrash or
+    StageTimeout with the splat or the last words when the command's status never came, EnvironmentFailure when QEMU did
+    not start.
     """
     with tempfile.TemporaryDirectory(prefix="harness-shell-") as name, contextlib.ExitStack() as stack:
         share = Path(name) / "share"
@@ -348,10 +349,12 @@ def command(
                 tail.copy()
 
         log = (keep or Path(name)) / runner.CONSOLE_LOG
+        limits = runner.deadlines(context, factor * SLOWER)
         result, text = _watch(
             guest,
             log,
-            runner.deadlines(context, factor * SLOWER),
+            # What a command prints does not go over the console.
+            limits.patient(),
             on_poll=copy,
             kept=False,
         )
@@ -368,6 +371,8 @@ def command(
         raise cls(f"{arch.name}: {failure.message}", detail=detail, hint=where)
     for report in judged.splats:
         context.report.warn(f"{arch.name}: the kernel reported: {report.kind}: {report.headline}")
+    if status == 0 and judged.splats:
+        return int(GuestCrash.exit_code)
     return status
 
 

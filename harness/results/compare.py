@@ -95,17 +95,34 @@ def regressions(before: Outcomes, after: Outcomes) -> list[Change]:
     return [change for change in lost if change.where not in explained]
 
 
-def render(before: Outcomes, after: Outcomes, lost: list[Change]) -> str:
-    """The regressions as a table, and one line that counts."""
-    common = [where for where in before if where in after]
-    both = sum(before[where].good and after[where].good for where in common)
-    neither = sum(not before[where].good and not after[where].good for where in common)
-    gained = sum(not before[where].good and after[where].good for where in common)
-    line = f"compared: {both} passed in both, {neither} in neither, {gained} only now, {len(lost)} only before"
-    if not lost:
-        return line
-    rows = [
-        (change.where[0], " / ".join(change.where[1:]), str(change.now or "gone"), change.reason[:100])
-        for change in lost
+def common(before: Outcomes, after: Outcomes) -> set[tuple[str, ...]]:
+    """The programs, each with its boot, that both runs had."""
+    return {where[:2] for where in before} & {where[:2] for where in after}
+
+
+def additions(before: Outcomes, after: Outcomes) -> list[Change]:
+    """Programs that the first run did not have and that have failed now: nothing excuses them."""
+    programs = {where[:2] for where in before}
+    return [
+        Change(where, outcome.status, outcome.reason)
+        for where, outcome in after.items()
+        if len(where) == 2 and where not in programs and outcome.status.bad
     ]
-    return f"{table(rows, header=('arch', 'passed before', 'now', 'why'))}\n{line}"
+
+
+def render(before: Outcomes, after: Outcomes, lost: list[Change], added: list[Change]) -> str:
+    """The regressions and what failed beside them as tables, and one line that counts."""
+    shared = [where for where in before if where in after]
+    both = sum(before[where].good and after[where].good for where in shared)
+    neither = sum(not before[where].good and not after[where].good for where in shared)
+    gained = sum(not before[where].good and after[where].good for where in shared)
+    line = f"compared: {both} passed in both, {neither} in neither, {gained} only now, {len(lost)} only before"
+    tables = [
+        table(
+            [(c.where[0], " / ".join(c.where[1:]), str(c.now or "gone"), c.reason[:100]) for c in changes],
+            header=("arch", what, "now", "why"),
+        )
+        for what, changes in (("passed before", lost), ("not there before", added))
+        if changes
+    ]
+    return "\n".join([*tables, line])

@@ -29,6 +29,7 @@ from harness.source import tarball
 from harness.source.apt import PrivateApt
 from harness.source.git import git
 from harness.source.series import Series
+from harness.source.tarball import BadSource
 
 SOCKET_TIMEOUT = 30.0
 ATTEMPTS = 5
@@ -88,10 +89,9 @@ def waiting_lock(context: Context, path: Path, what: str, deadline: str) -> Iter
 
 def own_source(context: Context, pin: Pin) -> Source | None:
     """What --kernel-source or HARNESS_KERNEL_SOURCE names, if it is set. Raises UsageError when it is no source."""
-    setting = context.settings.text("kernel_source")
-    if not setting:
+    if not context.settings.text("kernel_source"):
         return None
-    path = Path(setting).expanduser().absolute()
+    path = context.settings.path("kernel_source").absolute()
     origin = f"the kernel source {path} ({context.settings.origin.get('kernel_source', 'setting')})"
     hint = "give a tarball or a git tree of the pinned kernel, or leave it away to download one"
     if path.is_file():
@@ -140,14 +140,14 @@ def verify(source: Source, pin: Pin, series: Series, context: Context) -> None:
 
 
 def check_version(where: str, makefile: str, pin: Pin) -> None:
-    """Raise EnvironmentFailure unless a top Makefile states the pinned version."""
+    """Raise BadSource unless a top Makefile states the pinned version."""
     stated = tarball.version_of(makefile)
     if not stated:
-        raise EnvironmentFailure(
+        raise BadSource(
             f"{where} is no kernel source: its top Makefile states no version", hint=f"give Linux {pin.version}"
         )
     if not tarball.same_version(stated, pin.version):
-        raise EnvironmentFailure(
+        raise BadSource(
             f"{where} holds Linux {stated}, the pin is {pin.version}",
             hint=f"give Linux {pin.version}, or change the pin in configs/kernel.yaml",
         )
@@ -209,7 +209,7 @@ def _cached(context: Context, pin: Pin, way: Way, series: Series) -> Source | No
             continue
         try:
             return _counted(path, pin, way, series, context)
-        except EnvironmentFailure as exc:
+        except BadSource as exc:  # a full disk, say, is no fault of the file
             context.report.warn(f"{exc.message}; getting it again")
             path.unlink(missing_ok=True)
     return None
@@ -221,7 +221,7 @@ def _counted(path: Path, pin: Pin, way: Way, series: Series, context: Context) -
     if way.sha256:
         got = sha256(path)
         if got != way.sha256:
-            raise EnvironmentFailure(
+            raise BadSource(
                 f"{path.name} has the wrong SHA-256: expected {way.sha256}, got {got}",
                 hint="run `harness fetch` again; if it stays, the pin in configs/kernel.yaml or the mirror is wrong",
             )
@@ -246,7 +246,7 @@ def _download(context: Context, pin: Pin, series: Series) -> Source:
             path = _by_way(context, pin, way)
             try:
                 source = _counted(path, pin, way, series, context)
-            except HarnessError:
+            except (BadSource, ApplyError):
                 path.unlink(missing_ok=True)  # not what it should be: to be continued would not mend it
                 raise
         except HarnessError as exc:
@@ -314,8 +314,8 @@ def download(url: str, part: Path, context: Context, timeout: float) -> None:
             reason = f"the server says {exc.code} {exc.reason}"
         except urllib.error.URLError as exc:
             reason = f"cannot connect: {exc.reason}"
-        except (TimeoutError, ConnectionError, http.client.HTTPException) as exc:
-            reason = f"the connection broke: {exc or type(exc).__name__}"
+        except (ConnectionError, http.client.HTTPException) as exc:
+            reason = f"the connection broke: {exc}"
         except ValueError as exc:
             raise EnvironmentFailure(f"this is no address: {exc}") from None
         after = part.stat().st_size if part.exists() else 0
@@ -334,6 +334,17 @@ def _late(timeout: float) -> StageTimeout:
     )
 
 
+@contextlib.contextmanager
+def _network_errors() -> Iterator[None]:
+    """Turn whatever the system or TLS says of a connection into one that broke: some numbers are a disk's as well."""
+    try:
+        yield
+    except urllib.error.URLError:
+        raise
+    except OSError as exc:
+        raise ConnectionError(str(exc) or type(exc).__name__) from exc
+
+
 def _transfer(url: str, part: Path, context: Context, deadline: float) -> bool:
     """One connection; True when the file is whole."""
     have = part.stat().st_size if part.exists() else 0
@@ -344,7 +355,8 @@ def _transfer(url: str, part: Path, context: Context, deadline: float) -> bool:
     if left <= 0:
         raise _late(context.settings.seconds("fetch_timeout"))
     try:
-        answer = urllib.request.urlopen(request, timeout=min(SOCKET_TIMEOUT, left))
+        with _network_errors():
+            answer = urllib.request.urlopen(request, timeout=min(SOCKET_TIMEOUT, left))
     except urllib.error.HTTPError as exc:
         if exc.code != 416:
             raise
@@ -354,19 +366,26 @@ def _transfer(url: str, part: Path, context: Context, deadline: float) -> bool:
             return True
         part.unlink()
         return False
-    with answer, disk_errors(part):
+    with answer:
         resumed = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         start = have if resumed else 0
         length = answer.headers.get("Content-Length")
         total_bytes = start + int(length) if length and length.isdigit() else None
-        if total_bytes is not None:
-            require_space(part.parent, ((total_bytes - start) >> 20) + 1, "the download")
-        with part.open("ab" if resumed else "wb") as out:
+        with disk_errors(part):
+            if total_bytes is not None:
+                require_space(part.parent, ((total_bytes - start) >> 20) + 1, "the download")
+            out = part.open("ab" if resumed else "wb")
+        with out:
             done = start
-            # read1() returns what has come, so that a server that trickles cannot outlast the deadline.
-            while chunk := answer.read1(_CHUNK):
-                out.write(chunk)
-                out.flush()
+            while True:
+                with _network_errors():
+                    # read1() returns what has come, so that a server that trickles cannot outlast the deadline.
+                    chunk = answer.read1(_CHUNK)
+                if not chunk:
+                    break
+                with disk_errors(part):
+                    out.write(chunk)
+                    out.flush()
                 done += len(chunk)
                 if total_bytes:
                     context.report.progress(

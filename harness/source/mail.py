@@ -22,9 +22,10 @@ _MBOX_LINE = re.compile(r"From \S+ .*\d{4}$")
 _HEADER = re.compile(r"([!-9;-~]+):[ \t]*(.*)")
 _TAGS = re.compile(r"(?:\s*\[[^\]]*\])+\s*|(?:\s*[Rr][Ee]:)+\s*")
 _INDEX = re.compile(r"index ([0-9a-f]+)\.\.([0-9a-f]+)(?: \d{6})?$")
-_HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
+_HUNK = re.compile(r"@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@")
 # Where git am takes the message to end.
 _BREAK = re.compile(r"diff -|Index: |---(?:$|[ \t]+$| (?=\S))")
+_OCTAL = re.compile("[0-3][0-7]{2}")
 _ESCAPES = {"a": 7, "b": 8, "t": 9, "n": 10, "v": 11, "f": 12, "r": 13, '"': 34, "\\": 92}
 
 
@@ -207,9 +208,9 @@ def _file_diff(lines: list[str], start: int, name: str) -> tuple[FileDiff, int]:
         elif line.startswith(("old mode", "new mode", "similarity index", "dissimilarity index")):
             only_mode_or_name = True
         elif line.startswith(("rename from ", "copy from ")):
-            old_path = _unquote(line.split(" ", 2)[2])
+            old_path = _unquote(line.split(" ", 2)[2], name, number + 1)
         elif line.startswith(("rename to ", "copy to ")):
-            new_path = _unquote(line.split(" ", 2)[2])
+            new_path = _unquote(line.split(" ", 2)[2], name, number + 1)
         elif found := _INDEX.match(line):
             if len(found[1]) != 40 or len(found[2]) != 40:
                 raise _malformed(name, number + 1, "blob ids must be whole (git format-patch --full-index)")
@@ -221,9 +222,9 @@ def _file_diff(lines: list[str], start: int, name: str) -> tuple[FileDiff, int]:
         elif line.startswith("Binary files "):
             raise _malformed(name, number + 1, "a binary file without its content (git format-patch --binary)")
         elif line.startswith("--- "):
-            old_path = _side(line[4:], "a/", old_path)
+            old_path = _side(line[4:], "a/", old_path, name, number + 1)
         elif line.startswith("+++ "):
-            new_path = _side(line[4:], "b/", new_path)
+            new_path = _side(line[4:], "b/", new_path, name, number + 1)
         elif found := _HUNK.match(line):
             hunks.append(int(found[1]))
             number = _skip_hunk(lines, number, found, name)
@@ -281,10 +282,14 @@ def _names(rest: str, name: str, line: int) -> tuple[str, str]:
     """Both names of a ``diff --git`` line. Unquoted names with spaces are only split when they are equal."""
     if rest.startswith('"'):
         end = _closing_quote(rest)
-        return _unquote(rest[: end + 1])[2:], _unquote(rest[end + 2 :])[2:]
+        if rest[end + 1 : end + 2] != " ":
+            raise _malformed(name, line, "this `diff --git` line does not name two files")
+        return _unquote(rest[: end + 1], name, line)[2:], _unquote(rest[end + 2 :], name, line)[2:]
     if rest.endswith('"'):
-        start = rest.index(' "')
-        return rest[2:start], _unquote(rest[start + 1 :])[2:]
+        old, found, new = rest.partition(' "')
+        if not found:
+            raise _malformed(name, line, "this `diff --git` line does not name two files")
+        return old[2:], _unquote(f'"{new}', name, line)[2:]
     half = (len(rest) - 1) // 2
     if rest[:half][2:] == rest[half + 1 :][2:] and rest[half : half + 1] == " ":
         return rest[2:half], rest[half + 3 :]
@@ -297,11 +302,11 @@ def _names(rest: str, name: str, line: int) -> tuple[str, str]:
     return old[2:], new
 
 
-def _side(value: str, prefix: str, otherwise: str | None) -> str | None:
+def _side(value: str, prefix: str, otherwise: str | None, name: str, line: int) -> str | None:
     value = value.removesuffix("\t")
     if value == "/dev/null":
         return None
-    path = _unquote(value)
+    path = _unquote(value, name, line)
     return path.removeprefix(prefix) if path.startswith(prefix) else otherwise
 
 
@@ -312,7 +317,7 @@ def _closing_quote(text: str) -> int:
     return position
 
 
-def _unquote(text: str) -> str:
+def _unquote(text: str, name: str, line: int) -> str:
     """A path as git quotes it: in double quotes with C escapes, bytes above 127 in octal."""
     if not (text.startswith('"') and text.endswith('"') and len(text) > 1):
         return text
@@ -322,10 +327,12 @@ def _unquote(text: str) -> str:
         if char != "\\":
             raw += char.encode("utf-8", "surrogateescape")
             position += 1
-        elif inner[position + 1 : position + 4].isdigit():
-            raw.append(int(inner[position + 1 : position + 4], 8) & 0xFF)
+        elif _OCTAL.fullmatch(inner[position + 1 : position + 4]):
+            raw.append(int(inner[position + 1 : position + 4], 8))
             position += 4
-        else:
-            raw.append(_ESCAPES.get(inner[position + 1 : position + 2], 63))
+        elif (char := inner[position + 1 : position + 2]) in _ESCAPES:
+            raw.append(_ESCAPES[char])
             position += 2
+        else:
+            raise _malformed(name, line, f"git quotes no path like this: {text}")
     return decode(bytes(raw))

@@ -8,6 +8,7 @@ messages and their very tree.
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -161,19 +162,40 @@ class DeveloperTree:
                 hint="`harness refresh` exports them; --force lets them go (they stay under refs/agent/saved)",
             )
         if problem:
-            self._save(here)
+            self._save(self._snapshot(here))
             branch = self._try("rev-parse", "-q", "--verify", f"refs/heads/{BRANCH}")
             if branch and branch != here:  # amid a rebase the branch still has what was before it
-                self._save(branch, stash=False)
+                self._save(branch)
             for command in ("rebase", "am", "merge", "cherry-pick"):
                 self._try(command, "--abort")
         self._git("checkout", "-q", "--force", "-B", BRANCH, head)
 
-    def _save(self, commit: str, *, stash: bool = True) -> None:
-        """Keep a commit, with ``stash`` and what is changed but not committed, under a name of its own."""
-        changes = self._try("stash", "create") if stash and self.repo.is_worktree(self.path) else ""
+    def _snapshot(self, commit: str) -> str:
+        """A commit on ``commit`` with what is in the tree and not ignored, untracked files and conflicts as they stand.
+
+        ``commit`` itself when that is no more. The tree and its index stay as they are. Raises EnvironmentFailure when
+        something cannot be kept.
+        """
+        own = Path(self._git("rev-parse", "--absolute-git-dir")) / "index"
+        with tempfile.TemporaryDirectory(prefix="agent-saved-") as place, disk_errors(Path(place)):
+            index = Path(place) / "index"
+            if own.exists():
+                # What the index knows need not be read again. Its mtime goes with it: git compares that with those of
+                # the files, for a change that came too soon to show in them.
+                shutil.copy2(own, index)
+            env = {"GIT_INDEX_FILE": str(index)}
+            git(self.path, "add", "-A", timeout=self.timeout, env=env)
+            tree = git(self.path, "write-tree", timeout=self.timeout, env=env).output.strip()
+        if tree == self._git("rev-parse", f"{commit}^{{tree}}"):
+            return commit
+        identity = self.context.identity()
+        who = ("-c", f"user.name={identity.name}", "-c", f"user.email={identity.email}")
+        return self._git(*who, "commit-tree", tree, "-p", commit, "-m", "What was in the tree and not committed")
+
+    def _save(self, commit: str) -> None:
+        """Keep a commit under a name of its own."""
         name = f"refs/agent/saved/{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"
-        self.repo.git("update-ref", name, changes or commit)
+        self.repo.git("update-ref", name, commit)
         self.context.report.warn(f"what was in the tree is kept as {name} of {self.repo.path}")
 
     def _configure(self, base: str, head: str, until: str) -> None:

@@ -38,6 +38,7 @@ _SETTINGS = {
     "maintenance.auto": "false",
 }
 _IMPORT_MIB, _TREE_MIB = 700, 1800
+_INDEX = "agent-index-"
 
 
 class KernelRepo:
@@ -155,9 +156,16 @@ class KernelRepo:
         git(self.path, "config", "--unset", "core.bare", timeout=self.timeout, check=False)
 
     def _sweep(self) -> None:
-        """Remove what an import that failed or was killed left; the caller holds the lock."""
-        for pattern in ("objects/pack/tmp_*", "fast_import_crash_*", "config.lock", "agent-index-*"):
+        """Remove what runs that failed or were killed left; the caller holds the lock.
+
+        A private index is made without it: only those of runs that are no more go.
+        """
+        for pattern in ("objects/pack/tmp_*", "fast_import_crash_*", "config.lock"):
             for left in self.path.glob(pattern):
+                left.unlink(missing_ok=True)
+        for left in self.path.glob(f"{_INDEX}*"):
+            pid = left.name.removeprefix(_INDEX).partition("-")[0]
+            if not (pid.isdigit() and Path(f"/proc/{pid}").exists()):
                 left.unlink(missing_ok=True)
 
     # The series
@@ -246,7 +254,7 @@ class KernelRepo:
     @contextlib.contextmanager
     def _private_index(self) -> Iterator[dict[str, str]]:
         """The environment for a git that works on an index of its own, which is removed at the end."""
-        fd, name = tempfile.mkstemp(prefix="agent-index-", dir=self.path)
+        fd, name = tempfile.mkstemp(prefix=f"{_INDEX}{os.getpid()}-", dir=self.path)
         os.close(fd)
         index = Path(name)
         index.unlink()  # git wants to make it itself
@@ -329,26 +337,6 @@ class KernelRepo:
                 with contextlib.suppress(HarnessError):
                     self.git("worktree", "prune")
                 raise
-
-    @contextlib.contextmanager
-    def disposable(self, commit: str) -> Iterator[Path]:
-        """A worktree at ``commit`` that is removed at the end; what killed runs left is removed by the next."""
-        place = self.context.cache / "disposable"
-        require_space(place, _TREE_MIB, "a disposable tree")
-        with disk_errors(place):
-            place.mkdir(parents=True, exist_ok=True)
-            for left in place.iterdir():
-                pid = left.name.partition("-")[0]
-                if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-                    shutil.rmtree(left, ignore_errors=True)
-            path = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=place)) / "linux"
-        try:
-            self.add_worktree(path, "--detach", commit)
-            yield path
-        finally:
-            shutil.rmtree(path.parent, ignore_errors=True)
-            with contextlib.suppress(HarnessError), self._locked():
-                self.git("worktree", "prune")
 
 
 def _person(name: str, email: str, date: str) -> dict[str, str]:

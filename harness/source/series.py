@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -67,7 +68,7 @@ class Series:
     def before(self, name: str) -> Series:
         """The patches before the one called ``name`` (its number, or the beginning of its name, will do)."""
         found = [i for i, patch in enumerate(self.patches) if patch.name.startswith(name)]
-        if name.isdigit() and not found:
+        if re.fullmatch("[0-9]{1,9}", name) and not found:
             found = [i for i, patch in enumerate(self.patches) if patch.name.startswith(f"{int(name):04d}-")]
         if len(found) != 1:
             known = ", ".join(patch.name for patch in self.patches) or "none"

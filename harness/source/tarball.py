@@ -24,6 +24,10 @@ Progress = Callable[[int, int], None]
 FILE, EXECUTABLE, SYMLINK = "100644", "100755", "120000"
 
 
+class BadSource(EnvironmentFailure):
+    """A source is not what it should be, so that nothing but another one helps."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """A file of the tree. ``mode`` is git's; ``data`` is the content, or the target of a symbolic link.
@@ -74,11 +78,11 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError) as exc:
-        raise EnvironmentFailure(f"{path} is truncated or no tar archive: {exc}", hint=_WHOLE) from None
+        raise BadSource(f"{path} is truncated or no tar archive: {exc}", hint=_WHOLE) from None
     except OSError as exc:
         if exc.errno is not None:
             raise
-        raise EnvironmentFailure(  # bz2 and gzip say it this way
+        raise BadSource(  # bz2 and gzip say it this way
             f"{path} is truncated or no tar archive: {exc}", hint=_WHOLE
         ) from None
 
@@ -86,7 +90,7 @@ def _readable(path: Path) -> Iterator[None]:
 def entries(path: Path, progress: Progress = lambda done, total: None) -> Iterator[Entry]:
     """The files below the archive's single top directory, in the order of the archive.
 
-    ``progress`` is told the bytes read and their total, per MiB. Raises EnvironmentFailure when the archive is
+    ``progress`` is told the bytes read and their total, per MiB. Raises BadSource when the archive is
     truncated, has several top directories, or holds names outside of them.
     """
     top = ""
@@ -98,12 +102,12 @@ def entries(path: Path, progress: Progress = lambda done, total: None) -> Iterat
             for member in archive:
                 parts = [part for part in member.name.split("/") if part not in ("", ".")]
                 if member.name.startswith("/") or ".." in parts:
-                    raise EnvironmentFailure(f"{path} holds a name outside of its tree: {member.name!r}")
+                    raise BadSource(f"{path} holds a name outside of its tree: {member.name!r}")
                 if not parts:
                     continue
                 top = top or parts[0]
                 if parts[0] != top or (len(parts) == 1 and not member.isdir()):
-                    raise EnvironmentFailure(
+                    raise BadSource(
                         f"{path} is no kernel tarball: {member.name!r} lies beside the top directory {top!r}",
                         hint="pack it as one directory: tar -cf linux.tar linux-VERSION/",
                     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -119,11 +120,11 @@ def select(patches: Sequence[Patch], words: Sequence[str]) -> list[int]:
         return list(range(1, len(patches) + 1))
     numbers: set[int] = set()
     for word in words:
-        first, dash, last = word.partition("-")
-        if word.isdigit() and len(word) < 4:
+        if re.fullmatch("[0-9]{1,3}", word):
             found = [int(word)]
-        elif dash and first.isdigit() and last.isdigit():
-            found = list(range(int(first), int(last) + 1))
+        elif ends := re.fullmatch("0*([0-9]{1,9})-0*([0-9]{1,9})", word):
+            first, last = int(ends[1]), int(ends[2])
+            found = list(range(first, last + 1)) if last <= len(patches) else []
         else:
             name = Path(word).name
             found = [n for n, patch in enumerate(patches, 1) if patch.name.startswith(name)]

@@ -112,8 +112,11 @@ def run(context: Context, args: argparse.Namespace) -> int:
 
 def items(context: Context, kinds: set[str], kept: Work) -> Iterator[Item]:
     """What there is to remove of ``kinds``. Nothing that comes out is or holds a developer's worktree."""
+    # git prints real paths, and the cache may be reached through a link.
+    trees = [tree.resolve() for tree in kept.trees]
     for item in _everything(context, kinds, kept):
-        if not any(tree == item.path or item.path in tree.parents for tree in kept.trees):
+        path = item.path.resolve()
+        if not any(tree == path or path in tree.parents for tree in trees):
             yield item
 
 
@@ -212,8 +215,8 @@ def developers_work(context: Context) -> Work:
 
 
 def _is_ours(context: Context, tree: Path) -> bool:
-    """Whether builds, checks or exports have made a worktree, for themselves."""
-    return tree in _trees(context) or context.cache / "disposable" in tree.parents
+    """Whether builds or checks have made a worktree, for themselves."""
+    return tree.resolve() in [path.resolve() for path in _trees(context)]
 
 
 def _check_cache(context: Context) -> None:

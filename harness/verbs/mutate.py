@@ -18,6 +18,7 @@ from harness.errors import EnvironmentFailure, ExitCode, HarnessError, TestsFail
 from harness.fs import write_json
 from harness.guest import session
 from harness.guest.ktap import Status, Test
+from harness.guest.verdict import Verdict
 from harness.mutation import mutants as mutation
 from harness.mutation.mutants import Mutant, Mutants
 from harness.report import Stopwatch, table
@@ -28,13 +29,17 @@ from harness.source.repo import KernelRepo
 NAME = "mutate"
 FLAVOUR = "mutants"
 CONTROL = "none"
+# Failures of the host, which a mutant cannot be the cause of, and those that are only if the kernel never spoke.
+_HOST = ("lost", "lost lines", "no end")
+_HANGS = ("no boot", "silence", "deadline")
 DESCRIPTION = """\
 Mutation testing. Each mutant of configs/mutants.yaml breaks one thing that the series does. All are built into one
 kernel, where a parameter of the command line switches one of them on; for each, the kernel is booted and the test that
 should notice runs in it. The same tests run first with none switched on, and have to pass.
 
-A mutant is caught when its test fails or the kernel complains. One that survives is a test that cannot fail, or a thing
-that is not tested: exit code 1.
+A mutant is caught when its test fails, or the kernel complains or hangs. One that survives is a test that cannot fail,
+or a thing that is not tested: exit code 1. One that is lost (QEMU died, the guest never said a word) has to be tried
+again, with the same exit code.
 
 NAME is a mutant, or a test program for all of its mutants; default: all.
 """
@@ -136,6 +141,8 @@ def judge(arch: str, mutant: Mutant | None, test: str, result: ArchResult) -> Tr
         return Trial(arch, mutant, test, "lost", said, result.seconds)
     noticed = ""
     if verdict.failure is not None:
+        if mutant is not None and _is_host(verdict):
+            return Trial(arch, mutant, test, "lost", verdict.failure.message, result.seconds)
         noticed = f"{verdict.failure.kind}: {verdict.failure.message}"
     suites = [suite for suite in verdict.suites if suite.name == test]
     tests = suites if test.startswith(mutation.KUNIT) else verdict.tests
@@ -148,6 +155,11 @@ def judge(arch: str, mutant: Mutant | None, test: str, result: ArchResult) -> Tr
         state = "passed" if ran and not noticed else "failed"
         return Trial(arch, None, test, state, noticed if ran else noticed or "skipped", result.seconds)
     return Trial(arch, mutant, test, "caught" if noticed else "survived", noticed, result.seconds)
+
+
+def _is_host(verdict: Verdict) -> bool:
+    kind = verdict.failure.kind if verdict.failure else ""
+    return kind in _HOST or (kind in _HANGS and not verdict.banner)
 
 
 def _first_failure(test: Test) -> str:

@@ -18,8 +18,11 @@ from harness.verbs.test import add_results
 NAME = "parse"
 DESCRIPTION = """\
 Reads a console log (of a run directory, or any kernel log with KTAP in it) and prints the table, the splats and the
-exit code that the run itself would have given. What was to run is what the guest announced, or --expect. The nonce is
-the one on the kernel command line in the log. `-` reads standard input.
+exit code that the run itself would have given, as far as a log can tell. What was to run is what the guest announced,
+or --expect. The nonce is the one on the kernel command line in the log. `-` reads standard input.
+
+A log alone does not tell how QEMU ended: a guest that did not power off after its tests passes here. Nor does it tell
+which reports a test provokes on purpose (`provoked` in configs/upstream-selftests.yaml): here they count.
 """
 
 

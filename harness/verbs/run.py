@@ -40,7 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(context: Context, args: argparse.Namespace) -> int:
     """Fetch, apply, build, boot, judge, print; see DESCRIPTION."""
-    from harness.source.fetch import fetch
     from harness.source.repo import KernelRepo
     from harness.source.series import Series
 
@@ -74,7 +73,7 @@ def run(context: Context, args: argparse.Namespace) -> int:
 
         series = Series.load(context.patches)
         repo = KernelRepo(context)
-        stage("fetch", lambda: fetch(context, context.pin(), series))
+        # Fetches what it has to import: with the base there, a tarball that `harness clean` has removed is not missed.
         stage("import", repo.ensure_base)
         if patched:
             stage("apply", lambda: repo.apply(series))

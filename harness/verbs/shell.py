@@ -20,7 +20,8 @@ run in the new kernel as they are; another architecture gets a small user land m
 packages, and the working directory below /mnt. `--backend qemu` needs no virtme-ng and always uses that user land.
 
 With `-- CMD ARG...` the command runs without a terminal, its output comes as it is printed, and its exit status is
-that of `harness shell`. When the guest dies instead, the code is 7 or 8 and the reason is shown.
+that of `harness shell`; 7 if that is 0 and the kernel warned or crashed. When the guest dies instead, the code is 7 or
+8 and the reason is shown.
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from harness import options
@@ -22,8 +23,9 @@ such, and a guest that ends without its end marker never passes.
 
 With --upstream it runs the pinned kernel's own selftests instead (configs/upstream-selftests.yaml), each of their
 directories in a boot of its own; they are built from the tree without the series. With --against RESULTS, the
-results.json or the run directory of an earlier run, a test fails this one only if it passed there:
-`harness test --upstream --unpatched --json before.json`, then `harness test --upstream --against before.json`.
+results.json or the run directory of an earlier run, a test fails this one only if it passed there, or if its program
+was not there at all: `harness test --upstream --unpatched --json=before.json`, then
+`harness test --upstream --against before.json`.
 
 With --bpftrace it runs the bpftrace scripts of the series (tools/agent-latency/bpftrace), each on a small workload, in
 a guest of flavour bpf with bpftrace from the distribution's packages. Those that go by step are skipped --unpatched.
@@ -76,6 +78,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _check_json(context: Context, args: argparse.Namespace) -> None:
+    """Raise UsageError when --json has taken a program for its FILE."""
+    if not args.json or args.json == "-" or args.bpftrace:
+        return
+    if args.upstream:
+        directories = context.upstream().directories
+        known = {word for each in directories for word in (each.path, *upstream.guest_of(each, each.programs).programs)}
+    elif {".", os.sep} & set(args.json):
+        return
+    else:
+        from harness.build import selftests
+
+        known = {*args.programs, *selftests.known_programs(context)}
+    if args.json in known:
+        raise UsageError(
+            f"--json would write to a file called {args.json}, which is a test program",
+            hint=f"--json=FILE {args.json}, or --json=./{args.json} for a file of that name",
+        )
+
+
 def run(context: Context, args: argparse.Namespace) -> int:
     """Build, boot, judge, print; see DESCRIPTION."""
     options.check_files(args.json, args.junit)
@@ -90,7 +112,10 @@ def run(context: Context, args: argparse.Namespace) -> int:
         raise UsageError("--upstream has guests of its own", hint="leave --guest and --backend out")
     if args.upstream:
         upstream.check(context, args.programs)
+    own_guests = not (args.upstream or args.bpftrace)
     if context.dry_run:
+        if own_guests:
+            session.check_guests(guests, args.programs)
         for arch in archs:
             if args.upstream:
                 upstream.dry_run(context, arch, flavour, patched=patched, only=args.programs)
@@ -99,10 +124,12 @@ def run(context: Context, args: argparse.Namespace) -> int:
             else:
                 session.dry_run(context, arch, flavour, patched=patched, backend=args.backend, guests=guests)
         return 0
-    if not (args.upstream or args.bpftrace):
+    _check_json(context, args)
+    if own_guests:
         from harness.build import selftests
 
         selftests.check(context, args.programs)
+        session.check_guests(guests, args.programs)
     against = compare.read(args.against) if args.against else None
     with RunDirectory.create(context, NAME) as directory:
         session.describe(

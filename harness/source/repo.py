@@ -59,14 +59,24 @@ class KernelRepo:
         """The commit of the unpatched source; fetches and imports it if the repository has not got it."""
         return self._base()[0]
 
-    def _base(self) -> tuple[str, bool]:
-        """The base, and whether its hash is the pinned one (otherwise the series decides whether it fits)."""
+    def has_base(self) -> bool:
+        """Whether the unpatched source has been imported, so that its tarball is not missed."""
+        return self._imported() is not None
+
+    def _imported(self) -> tuple[str, bool] | None:
         pin = self.context.pin()
         own = fetch.own_source(self.context, pin)
         keys = [(own.key, own.exact)] if own else [(fetch.way_key(way), bool(way.sha256)) for way in pin.ways]
         for key, exact in keys:
             if commit := self._resolve(f"refs/agent/base/{pin.version}/{key}"):
                 return commit, exact
+        return None
+
+    def _base(self) -> tuple[str, bool]:
+        """The base, and whether its hash is the pinned one (otherwise the series decides whether it fits)."""
+        if found := self._imported():
+            return found
+        pin = self.context.pin()
         with self._locked():
             source = fetch.fetch(self.context, pin, Series.load(self.context.patches))
             ref = f"refs/agent/base/{pin.version}/{source.key}"

@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(context: Context, args: argparse.Namespace) -> int:
     """Fetch, apply, build, boot, judge, print; see DESCRIPTION."""
+    from harness.source.fetch import fetch
     from harness.source.repo import KernelRepo
     from harness.source.series import Series
 
@@ -73,7 +74,8 @@ def run(context: Context, args: argparse.Namespace) -> int:
 
         series = Series.load(context.patches)
         repo = KernelRepo(context)
-        # Fetches what it has to import: with the base there, a tarball that `harness clean` has removed is not missed.
+        if not repo.has_base():
+            stage("fetch", lambda: fetch(context, context.pin(), series))
         stage("import", repo.ensure_base)
         if patched:
             stage("apply", lambda: repo.apply(series))

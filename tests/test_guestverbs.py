@@ -486,6 +486,9 @@ def sources(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         def __init__(self, _: Any) -> None:
             pass
 
+        def has_base(self) -> bool:
+            return "fetch" in done
+
         def ensure_base(self) -> str:
             done.append("import")
             return "base"
@@ -496,7 +499,6 @@ def sources(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             done.append("apply")
             return "c0ffee"
 
-    # With the base there, nothing is to be fetched.
     monkeypatch.setattr("harness.source.fetch.fetch", lambda *_: done.append("fetch"))
     monkeypatch.setattr("harness.source.repo.KernelRepo", Repo)
     return done
@@ -505,14 +507,22 @@ def sources(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_run_is_all_of_it(harness, sources: list[str]) -> None:  # type: ignore[no-untyped-def]
     code, out, err = harness("run", log="patched-x86_64")
     assert code == 0, err
-    assert sources == ["import", "apply"]
+    assert sources == ["fetch", "import", "apply"]
     stages = [line.split()[:-3] for line in out.split("\n\n")[-1].splitlines()]
-    assert ["import"] in stages
+    assert ["fetch"] in stages
     assert ["arm64", "guest"] in stages
     assert ["total"] in stages
     recorded = json.loads((newest(harness) / "metadata.json").read_text())["stages"]
-    assert [stage["stage"] for stage in recorded][:2] == ["import", "apply"]
-    assert len(recorded) == 2 + 2 * 3
+    assert [stage["stage"] for stage in recorded][:3] == ["fetch", "import", "apply"]
+    assert len(recorded) == 3 + 2 * 3
+
+    # What is imported is not fetched again: its tarball may be gone.
+    del sources[1:]
+    code, _, err = harness("run", log="patched-x86_64")
+    assert code == 0, err
+    assert sources == ["fetch", "import", "apply"]
+    recorded = json.loads((newest(harness) / "metadata.json").read_text())["stages"]
+    assert recorded[0]["stage"] == "import"
 
 
 def test_run_goes_on_with_the_other_architecture(harness, sources: list[str]) -> None:  # type: ignore[no-untyped-def]

@@ -11,7 +11,8 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -67,12 +68,24 @@ def end_group(process: subprocess.Popen[bytes], grace_seconds: float = 3.0) -> N
             return
 
 
+@contextlib.contextmanager
+def pool(workers: int | None) -> Iterator[ThreadPoolExecutor]:
+    """Threads that each run programs. Whatever is raised, Ctrl-C included, nothing that still waits is begun."""
+    with ThreadPoolExecutor(max_workers=workers) as executor:
+        try:
+            yield executor
+        except BaseException:
+            executor.shutdown(cancel_futures=True)
+            raise
+
+
 def run(
     argv: Sequence[str],
     *,
     timeout: float,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
+    unset: Collection[str] = (),
     stdin: bytes | None = None,
     log: Path | None = None,
     check: bool = False,
@@ -80,13 +93,13 @@ def run(
 ) -> Completed:
     """Run ``argv`` with a deadline of ``timeout`` seconds and return what it printed.
 
-    ``env`` is added to the environment. With ``log`` stdout and stderr go together into that file (appended) and
-    ``output`` is empty. Raises EnvironmentFailure when the program is missing (or, with ``check``, when it fails) and
-    StageTimeout past the deadline. Past it, and on Ctrl-C, its whole process group has ended; what a program that ended
-    by itself left in the background goes on.
+    ``env`` is added to the environment, which has none of ``unset`` otherwise. With ``log`` stdout and stderr go
+    together into that file (appended) and ``output`` is empty. Raises EnvironmentFailure when the program is missing
+    (or, with ``check``, when it fails) and StageTimeout past the deadline. Past it, and on Ctrl-C, its whole process
+    group has ended; what a program that ended by itself left in the background goes on.
     """
     name = what or Path(argv[0]).name
-    full_env = {**os.environ, **env} if env else None
+    full_env = {name: value for name, value in os.environ.items() if name not in unset} | dict(env or {})
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
         sink = stack.enter_context(log.open("ab")) if log else None

@@ -300,9 +300,8 @@ def kbuild_environment(context: Context, arch: Arch, tree: Path, out: Path, tool
     fs.write_if_changed(extra, "harness-environment-config: ; @env -0\n")
     argv = command(context, arch, tree, out, ["-s", "harness-environment-config"], tools=tools)
     env = {**environment(context, tree, out), "MAKEFILES": str(extra)}
-    unset = [word for name in _UNWANTED for word in ("-u", name)]
     try:
-        done = proc.run(["env", *unset, *argv], timeout=60, env=env, what="make")
+        done = proc.run(argv, timeout=60, env=env, unset=_UNWANTED)
     except HarnessError:
         return {}
     if done.status != 0:

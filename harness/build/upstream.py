@@ -10,7 +10,6 @@ import hashlib
 import os
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,18 +126,14 @@ def build(
             with fs.disk_errors(base):
                 own.extract(context, commit, paths, base / "source")
                 try:
-                    with ThreadPoolExecutor(max_workers=context.jobs or os.cpu_count() or 1) as pool:
-                        where = selftests / directory.path
-                        try:
-                            jobs = [
-                                pool.submit(_compile, arch, tools, headers, where, directory, p, files[p.name])
-                                for p in missing
-                            ]
-                            for job in jobs:
-                                job.result()
-                        except BaseException:
-                            pool.shutdown(cancel_futures=True)
-                            raise
+                    where = selftests / directory.path
+                    with proc.pool(context.jobs or os.cpu_count() or 1) as pool:
+                        jobs = [
+                            pool.submit(_compile, arch, tools, headers, where, directory, p, files[p.name])
+                            for p in missing
+                        ]
+                        for job in jobs:
+                            job.result()
                 finally:
                     shutil.rmtree(base / "source", ignore_errors=True)
     return UpstreamBuild(directory, files, commit, watch.seconds)

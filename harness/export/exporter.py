@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from harness import proc
 from harness.context import Context
 from harness.data import Identity, Pin
 from harness.errors import ApplyError, UsageError
@@ -191,12 +191,8 @@ def _recipients(
             people = recipients.ask(place.tree, file, place.home, timeout=timeout)
             return recipients.merge([*people, *recipients.named_in(mails.split(patch)[0])], without=[sender])
 
-        with ThreadPoolExecutor(max_workers=context.jobs) as pool:
-            try:
-                return list(pool.map(ask, patches))
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        with proc.pool(context.jobs) as pool:
+            return list(pool.map(ask, patches))
 
 
 def prove(context: Context, mbox: bytes, patches: Sequence[Patch], base: str, head: str, timeout: float) -> str:

@@ -15,12 +15,12 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from harness import fs
+from harness import fs, proc
 from harness.build import make as kbuild
 from harness.build.log import shortened
 from harness.context import Context
@@ -275,14 +275,13 @@ class Builder:
         if not jobs:
             return outcomes
         tree = self.tree.at(step.commit)
-        with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+        with proc.pool(_AT_ONCE) as pool:
             try:
                 futures = [pool.submit(self._attempt, step, job, tree) for job in jobs]
                 for future in as_completed(futures):
                     future.result()
             except BaseException:
                 self._cancelled.set()
-                pool.shutdown(cancel_futures=True)
                 raise
         # The predecessor's warnings come last: looking them up moves the tree.
         for job, future in zip(jobs, futures, strict=True):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -64,6 +64,14 @@ class Test:
     def counts(self) -> Counter[Status]:
         """How many subtests (leaves, not counting itself) ended how."""
         return Counter(leaf.status for child in self.children for leaf in child.leaves())
+
+
+def distinct(names: Iterable[str]) -> Iterator[str]:
+    """``names``, in which those that come again are numbered: a, b, a (2)."""
+    seen: Counter[str] = Counter()
+    for name in names:
+        seen[name] += 1
+        yield name if seen[name] == 1 else f"{name} ({seen[name]})"
 
 
 _VERSION = re.compile(r"K?TAP version [0-9]+\s*$")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import signal
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -133,11 +132,8 @@ def settle(verdict: Verdict, second: Verdict, where: str) -> Verdict:
 
 def _named(tests: Sequence[Test], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Test]]:
     """``tests`` with their paths, in which those of one name are told apart."""
-    seen: Counter[str] = Counter()
-    for test in tests:
-        seen[test.name] += 1
-        again = seen[test.name]
-        yield (*above, test.name if again == 1 else f"{test.name} ({again})"), test
+    for name, test in zip(ktap.distinct(test.name for test in tests), tests, strict=True):
+        yield (*above, name), test
 
 
 def _paths(tests: Sequence[Test], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Test]]:

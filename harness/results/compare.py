@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
-from harness.guest.ktap import Status
+from harness.guest.ktap import Status, distinct
 from harness.report import table
 
 GOOD = (Status.PASSED, Status.XFAIL)
@@ -70,11 +70,9 @@ def outcomes(value: Mapping[str, Any]) -> dict[tuple[str, ...], Outcome]:
 def _walk(above: tuple[str, ...], test: Mapping[str, Any]) -> Iterator[Outcome]:
     where = (*above, test["name"])
     yield Outcome(where, Status(test["status"]), test.get("reason", ""))
-    names: dict[str, int] = {}
-    for child in test.get("subtests", []):
-        names[child["name"]] = names.get(child["name"], 0) + 1
-        again = names[child["name"]]
-        yield from _walk(where, child if again == 1 else {**child, "name": f"{child['name']} ({again})"})
+    children = test.get("subtests", [])
+    for name, child in zip(distinct(child["name"] for child in children), children, strict=True):
+        yield from _walk(where, {**child, "name": name})
 
 
 def regressions(before: Outcomes, after: Outcomes) -> list[Change]:

@@ -122,7 +122,7 @@ def select(patches: Sequence[Patch], words: Sequence[str]) -> list[int]:
     for word in words:
         if re.fullmatch("[0-9]{1,3}", word):
             found = [int(word)]
-        elif ends := re.fullmatch("0*([0-9]{1,9})-0*([0-9]{1,9})", word):
+        elif ends := re.fullmatch("([0-9]{1,9})-([0-9]{1,9})", word):
             first, last = int(ends[1]), int(ends[2])
             found = list(range(first, last + 1)) if last <= len(patches) else []
         else:

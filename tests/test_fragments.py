@@ -87,3 +87,10 @@ def test_projects_own_fragments_parse_without_contradicting_themselves() -> None
         merged = fragments.merge([fragments.read(path)])
         assert merged.requests
         assert not merged.overridden
+
+
+def test_race_detector_is_switched_on() -> None:
+    """Its default is y, which counts for nothing below a configuration that says no to all; it then finds no race."""
+    path = ROOT / "configs/fragments/kcsan.config"
+    found = {request.symbol: request.value for request in fragments.parse(path.read_text(), path.name)}
+    assert (found["KCSAN"], found["KCSAN_EARLY_ENABLE"]) == ("y", "y")

@@ -5,7 +5,8 @@ FAKE_QEMU holds words: ``log=FILE`` prints a log with the nonce of its own comma
 status, ``then=hang|flood|close`` what it does before that, ``stubborn`` makes it ignore SIGTERM and SIGHUP and start a
 child that does too, ``pids=FILE`` takes their process ids, ``slow=SECONDS`` waits between lines, ``delay=SECONDS``
 before the first, ``signal=N`` ends it by that signal, ``message=TEXT`` goes to stderr first (``_`` is a space),
-``counted=FILE`` is the log in place of the other when instructions are to be counted.
+``counted=FILE`` is the log in place of the other when instructions are to be counted, ``again=FILE`` that of all runs
+but the first.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ def main() -> int:
         return 0
     if "counted" in words and "-icount" in sys.argv:
         words["log"] = words["counted"]
+    if "again" in words:
+        ran = Path(words["again"] + ".ran")
+        if ran.exists():
+            words["log"] = words["again"]
+        ran.touch()
     pids = [os.getpid()]
     if "stubborn" in words:
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -184,6 +185,49 @@ def test_a_failure_of_the_hosts_clock_is_settled_where_time_is_counted(harness, 
     run = newest(harness)
     assert (run / "x86_64-counted/console.log").is_file()
     assert json.loads((run / "results.json").read_text())["exit_code"] == 0
+
+
+def stale_log(tmp_path: Path, before: str) -> Path:
+    """A log of a guest that an int3 ended in window; ``before`` is the byte that it should be at."""
+    text = (LOGS / "patched-x86_64.log").read_text()
+    head, sep, _ = text.partition("harness|window|ok 4 ")
+    assert sep
+    path = tmp_path / f"int3-{before}.log"
+    path.write_text(
+        f"""{head[: head.rindex("[")]}[    3.518935] Oops: int3: 0000 [#1] SMP
+[    3.519311] CPU: 0 UID: 0 PID: 0 Comm: swapper/0 Tainted: G                 N  6.18.15 #1 PREEMPT
+[    3.519491] RIP: 0010:pick_task_fair+0x24/0x320
+[    3.519739] Code: 00 90 55 48 89 e5 41 56 85 c9 0f 84 3a 01 00 00 {before} <55> 01 00 00 4c 89 eb 45 31 f6 eb 59
+[    3.520211] Call Trace:
+[    3.520482]  <TASK>
+[    3.520776]  __pick_next_task+0x43/0x190
+[    3.520931]  </TASK>
+[    3.521117] ---[ end trace 0000000000000000 ]---
+[    3.521333] Kernel panic - not syncing: Fatal exception in interrupt
+"""
+    )
+    return path
+
+
+def test_a_boot_that_the_emulator_has_spoilt_is_repeated_once(harness, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    stale = stale_log(tmp_path, "e9")
+    good = tmp_path / "good.log"
+    shutil.copy(LOGS / "patched-x86_64.log", good)
+    code, out, err = harness("test", "-a", "x86_64", qemu=f"log={stale} again={good}")
+    assert code == 0, out + err
+    assert "ran code that had been replaced" in err
+    assert "note: a first boot ended in code that the emulator should not have run" in out + err
+    run = newest(harness)
+    assert "int3" in (run / "x86_64/console.log").read_text()
+    assert "int3" not in (run / "x86_64-again/console.log").read_text()
+    code, out, err = harness("test", "-a", "x86_64", qemu=f"log={stale}")
+    assert (code, "Oops: int3" in out + err) == (7, True)
+
+
+def test_an_int3_that_is_there_is_a_crash(harness, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = harness("test", "-a", "x86_64", qemu=f"log={stale_log(tmp_path, 'cc')}")
+    assert code == 7
+    assert "once more" not in err
 
 
 def test_what_fails_there_too_has_failed(harness, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -130,6 +130,24 @@ def settle(verdict: Verdict, second: Verdict, where: str) -> Verdict:
     return replace(verdict, tests=tuple(map(settled, verdict.tests)))
 
 
+_INT3 = re.compile(r"Oops: int3\b")
+_CODE = re.compile(r"Code: (?:[0-9a-f]{2} )*([0-9a-f]{2}) <[0-9a-f]{2}>")
+
+
+def stale_code(verdict: Verdict) -> bool:
+    """Whether the kernel died of a breakpoint that is not in its text: of an x86 emulator, that is.
+
+    The kernel replaces a branch by way of an int3. QEMU discards what it has translated of a page before it writes to
+    that page, not after: where another vCPU translates in between, it goes on with the int3 after all that. RIP in the
+    dump is behind the int3, so the byte before it would be cc.
+    """
+    if not verdict.splats or any(report.kind not in ("oops", "panic") for report in verdict.splats):
+        return False
+    first = verdict.splats[0]
+    code = next((match for line in first.lines if (match := _CODE.match(line.strip()))), None)
+    return bool(_INT3.match(first.headline) and code and code[1] != "cc")
+
+
 def _named(tests: Sequence[Test], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Test]]:
     """``tests`` with their paths, in which those of one name are told apart."""
     for name, test in zip(ktap.distinct(test.name for test in tests), tests, strict=True):

@@ -29,7 +29,10 @@ REAL_TOOLS = (
 )
 FAKE_COMPILERS = ("gcc", "aarch64-linux-gnu-gcc")
 FAKE_LINKERS = ("ld", "aarch64-linux-gnu-ld")
-FAKE_OTHERS = ("flex", "bison", "bc", "qemu-system-x86_64", "qemu-system-aarch64", "apt-get", "dpkg")
+FAKE_OTHERS = (
+    *("flex", "bison", "bc", "qemu-system-x86_64", "qemu-system-aarch64", "apt-get", "dpkg"),
+    *("objdump", "aarch64-linux-gnu-objdump"),
+)
 
 # The agent latency series of the miniature tree: (subject, {path: text}); text of a path that exists is appended.
 FAKE_SERIES: tuple[tuple[str, dict[str, str]], ...] = (

@@ -28,6 +28,7 @@ VERBS = {
     "measure": "measure wake latency, step time and CPU shares in guests that count instructions",
     "trace": "run a command as a marked agent and show the completion chain of its steps",
     "mutate": "break the series on purpose, one thing at a time, and see that a test notices",
+    "objdiff": "compare the code of the kernel with the series, its option off, and without",
     "run": "all of it: fetch, apply, build, boot and test on every architecture",
     "check": "checkpatch --strict, mail hygiene and a build of every patch on its predecessor",
     "series": "the series as a list or as mails for the lists",

@@ -1,0 +1,1 @@
+"""Two builds compared: object files, their code in a form that can be compared, and what may differ."""

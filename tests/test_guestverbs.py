@@ -94,7 +94,7 @@ def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         return dataclasses.replace(known(context, name), kunit=tuple(os.environ.get("KUNIT", "").split()))
 
     monkeypatch.setattr(Context, "flavour", flavour)
-    monkeypatch.setattr("harness.build.kernel.build", kernel)
+    monkeypatch.setattr("harness.build.kernel.build_to_boot", kernel)
     monkeypatch.setattr("harness.build.selftests.build_selftests", tests)
     monkeypatch.setattr("harness.build.selftests.known_programs", lambda *_: tests().programs)
 

@@ -94,6 +94,39 @@ def test_fragment_compiler_and_result_count(context: Context, fake_bin: Path) ->
     assert build(context).cached
 
 
+def test_what_guests_boot_from_stays(context: Context, fake_kernel: Path) -> None:
+    arch, flavour = context.arch("x86_64"), context.flavour("test")
+    first = kernel.build_to_boot(context, arch, flavour)
+    assert first.directory not in first.image.parents
+    assert "Arms windows" in first.image.read_text()
+    assert first.config.read_text() == (first.directory / ".config").read_text()
+    change_series(context, fake_kernel, {"kernel/sched.c": "/* Places. */\n"})
+    second = kernel.build_to_boot(context, arch, flavour)
+    assert "Places" in second.image.read_text()
+    assert "Places" not in first.image.read_text()
+    assert kernel.build_to_boot(context, arch, flavour).image == second.image
+    os.utime(first.image.parent, (1, 1))
+    kernel.build_to_boot(context, arch, flavour)
+    assert not first.image.exists()
+    assert [path for path in second.image.parent.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_build_that_another_run_replaces_is_not_booted(
+    context: Context, fake_kernel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = build(context)
+    copyfile = shutil.copyfile
+
+    def replaced(source: Path, to: Path) -> object:
+        (built.directory / kernel.STAMP).unlink(missing_ok=True)
+        return copyfile(source, to)
+
+    monkeypatch.setattr(shutil, "copyfile", replaced)
+    with pytest.raises(EnvironmentFailure, match="another run goes on changing"):
+        kernel.build_to_boot(context, built.arch, built.flavour)
+    assert list((context.cache / "kernels").iterdir()) == []
+
+
 def test_spoilt_stamp_is_no_stamp(context: Context) -> None:
     built = build(context)
     (built.directory / kernel.STAMP).write_text("{")

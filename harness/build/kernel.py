@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from harness.build import make as kbuild
 from harness.build import tools as needed
 from harness.context import Context
 from harness.data import Arch, Flavour
-from harness.errors import BuildError
+from harness.errors import BuildError, EnvironmentFailure
 from harness.kconfig import assemble
 from harness.report import Stopwatch
 from harness.source.repo import KernelRepo
@@ -31,6 +33,8 @@ GUESSED_FILES = 1200
 # MiB of one output directory, measured with room to spare.
 SPACE_MIB = 2048
 TELL_SECONDS = 15.0
+# How long a copy to boot from is kept after it was last asked for: longer than any run.
+KEPT_SECONDS = 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,67 @@ def build(
     return KernelBuild(
         arch, flavour, patched, out, out / arch.image, out / ".config", commit, watch.seconds, False, out / LOG, files
     )
+
+
+def build_to_boot(
+    context: Context, arch: Arch, flavour: Flavour, *, patched: bool = True, commit: str | None = None
+) -> KernelBuild:
+    """:func:`build`, with ``image`` and ``config`` where no later build changes them while guests boot from them.
+
+    Raises what that raises, and EnvironmentFailure when another run builds something else there each time.
+    """
+    for _ in range(3):
+        built = build(context, arch, flavour, patched=patched, commit=commit)
+        if context.dry_run:
+            return built
+        if (kept := _kept(context, built)) is not None:
+            return kept
+    raise EnvironmentFailure(
+        f"another run goes on changing {built.directory}",
+        hint="wait for it, or give one of them a HARNESS_CACHE_DIR of its own",
+    )
+
+
+def _kept(context: Context, built: KernelBuild) -> KernelBuild | None:
+    """``built`` as a copy, or None if it is not there any more: a build first removes the stamp of the one before."""
+    stamp = _read_stamp(built.directory)
+    if stamp.get("commit") != built.commit:
+        return None
+    name = hashlib.sha256(json.dumps([stamp["key"], stamp["results"]]).encode()).hexdigest()[:16]
+    root = context.cache / "kernels"
+    copy = root / f"{built.name}-{name}"
+    with fs.disk_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+        _forget(root)
+        if not copy.is_dir():
+            new = Path(tempfile.mkdtemp(prefix=".new-", dir=root))
+            try:
+                try:
+                    for path in (built.image, built.config):
+                        shutil.copyfile(path, new / path.name)
+                except FileNotFoundError:
+                    return None
+                if _read_stamp(built.directory) != stamp or _results(built.directory, built.arch) != stamp["results"]:
+                    return None
+                if not copy.is_dir():
+                    new.rename(copy)
+            except FileExistsError:
+                pass  # another run was faster, with the same
+            finally:
+                shutil.rmtree(new, ignore_errors=True)
+        os.utime(copy)
+    return replace(built, image=copy / built.image.name, config=copy / built.config.name)
+
+
+def _forget(root: Path) -> None:
+    """Remove copies that nobody has asked for in a long time, and what killed runs left."""
+    for path in root.iterdir():
+        try:
+            old = time.time() - path.stat().st_mtime > KEPT_SECONDS
+        except FileNotFoundError:
+            continue
+        if old:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _build(

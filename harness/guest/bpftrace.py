@@ -69,7 +69,7 @@ def test_arch(
     watch = Stopwatch()
     stages: dict[str, float] = {}
     try:
-        kernel = kernels.build(context, arch, flavour, patched=patched)
+        kernel = kernels.build_to_boot(context, arch, flavour, patched=patched)
         stages["build"] = kernel.seconds
         tools = guesttools.build_tools(context, kernel)
         programs = programs_of(scripts_of(tools), only, flavour.timeout_factor)
@@ -100,7 +100,7 @@ def dry_run(context: Context, arch: Arch, flavour: Flavour, *, patched: bool) ->
     from harness.build import guesttools
     from harness.build import kernel as kernels
 
-    built = kernels.build(context, arch, flavour, patched=patched)
+    built = kernels.build_to_boot(context, arch, flavour, patched=patched)
     guesttools.build_tools(context, built)
     root = rootfs.path_of(context, arch, USER_LAND)
     context.report.result(proc.quoted(vng.argv(context, arch, built.image, script="SCRIPT", root=root)))

@@ -186,7 +186,7 @@ def _build(
     from harness.build import kernel as kernels
     from harness.build import selftests
 
-    kernel = kernels.build(context, arch, flavour, patched=patched)
+    kernel = kernels.build_to_boot(context, arch, flavour, patched=patched)
     stages["build"] = kernel.seconds
     tests = selftests.build_selftests(context, kernel, **({"collection": collection} if collection else {}))
     stages["selftests"] = tests.seconds
@@ -449,7 +449,7 @@ def dry_run(
     from harness.build import kernel as kernels
     from harness.build import selftests as programs
 
-    built = kernels.build(context, arch, flavour, patched=patched)
+    built = kernels.build_to_boot(context, arch, flavour, patched=patched)
     if selftests:
         programs.build_selftests(context, built)
     for guest in guests:

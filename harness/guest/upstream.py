@@ -52,7 +52,7 @@ def test_arch(
         stages: dict[str, float] = {}
         try:
             if kernel is None:
-                kernel = kernels.build(context, arch, flavour, patched=patched)
+                kernel = kernels.build_to_boot(context, arch, flavour, patched=patched)
                 stages["build"] = kernel.seconds
             built = upstream.build(context, arch, directory, programs)
             stages["selftests"] = built.seconds
@@ -141,7 +141,7 @@ def dry_run(context: Context, arch: Arch, flavour: Flavour, *, patched: bool, on
     from harness.build import upstream
 
     directories = context.upstream().directories
-    kernel = kernels.build(context, arch, flavour, patched=patched)
+    kernel = kernels.build_to_boot(context, arch, flavour, patched=patched)
     for path, programs in upstream.chosen(directories, only).items():
         directory = next(d for d in directories if d.path == path)
         upstream.build(context, arch, directory, programs)

@@ -107,7 +107,7 @@ def _boot(
         if image is None:
             from harness.build import kernel as kernels
 
-            built = kernels.build(context, arch, flavour, patched=patched)
+            built = kernels.build_to_boot(context, arch, flavour, patched=patched)
             image = built.image
             shutil.copyfile(built.config, directory.part(arch.name) / "config")
         return session.boot_image(

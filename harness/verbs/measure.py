@@ -177,7 +177,7 @@ def _guest(context: Context, args: argparse.Namespace, arch: Arch) -> Guest:
     qemu = emulator.Emulator(machine.qemu, "") if context.dry_run else emulator.ensure(context, arch, machine)
     image, tests = args.image, None
     if image is None:
-        built = kernels.build(context, arch, options.flavour(context, args), patched=not args.unpatched)
+        built = kernels.build_to_boot(context, arch, options.flavour(context, args), patched=not args.unpatched)
         image, tests = built.image, selftests.build_selftests(context, built)
     program = (tests or selftests.build_for(context, arch)).directory / guest.PROGRAM
     if not program.is_file() and not context.dry_run:

@@ -173,7 +173,7 @@ def _first_failure(test: Test) -> str:
 def _test_arch(
     context: Context, arch: Arch, flavour: Flavour, known: Mutants, chosen: Sequence[Mutant], run: RunDirectory
 ) -> list[Trial]:
-    kernel = kernels.build(context, arch, flavour, commit=source(context, known))
+    kernel = kernels.build_to_boot(context, arch, flavour, commit=source(context, known))
     plain = kernels.source_commit(context, patched=True)
     tests = selftests.build_selftests(context, dataclasses.replace(kernel, commit=plain))
     trials = []
@@ -241,7 +241,7 @@ def _as_json(trial: Trial) -> dict[str, object]:
 
 def _dry_run(context: Context, arch: Arch, flavour: Flavour, known: Mutants, chosen: Sequence[Mutant]) -> None:
     """The build, and the command line of each boot."""
-    kernel = kernels.build(context, arch, flavour)
+    kernel = kernels.build_to_boot(context, arch, flavour)
     for mutant in chosen:
         where = guest_of(context, mutant.test, mutant, known.number(mutant), mutant.guest)
         session.plan_boot(context, arch, kernel.image, where)

@@ -46,7 +46,7 @@ def run(context: Context, args: argparse.Namespace) -> int:
     if image is None:
         from harness.build import kernel as kernels
 
-        image = kernels.build(context, arch, flavour, patched=not args.unpatched).image
+        image = kernels.build_to_boot(context, arch, flavour, patched=not args.unpatched).image
     if context.dry_run:
         context.report.result(proc.quoted(shells.plan(context, arch, image, args.command, backend=args.backend)))
         return 0

@@ -155,7 +155,7 @@ def _prepare(context: Context, args: argparse.Namespace, arch: Arch, flavour: Fl
     from harness.build import kernel as kernels
 
     if args.image is None:
-        built = kernels.build(context, arch, flavour, patched=not args.unpatched)
+        built = kernels.build_to_boot(context, arch, flavour, patched=not args.unpatched)
         return built.image, guesttools.build_tools(context, built)
     return args.image, guesttools.build_for(context, arch)
 

@@ -239,12 +239,13 @@ class Reports(enum.StrEnum):
 class UpstreamProgram:
     """A selftest of the pinned kernel: ``source`` is NAME.c unless it says otherwise, ``timeout`` is in seconds.
 
-    ``skip`` says why it is not run, ``skip_on`` why not on an architecture.
+    ``skip`` says why it is not run, ``skip_on`` why not on an architecture. ``helpers`` are as in its directory.
     """
 
     name: str
     source: str = ""
     flags: tuple[str, ...] = ()
+    helpers: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
     reports: Reports = Reports.KTAP
     timeout: float = 45.0
@@ -257,8 +258,9 @@ class UpstreamDirectory:
     """Selftests that share a directory of tools/testing/selftests, and a boot.
 
     ``sources`` are linked to each program, ``flags`` go to the compiler, which runs in that directory, ``needs`` are
-    what it includes from elsewhere in the tree. ``cmdline`` and ``machines`` are as in a guest,
-    ``provoked`` says of a kind of splat why it does not count.
+    what it includes from elsewhere in the tree. ``helpers`` are sources of ours (harness/build/helpers) that are linked
+    to each program as well. ``cmdline`` and ``machines`` are as in a guest, ``provoked`` says of a kind of splat why it
+    does not count.
     """
 
     path: str
@@ -266,6 +268,7 @@ class UpstreamDirectory:
     sources: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    helpers: tuple[str, ...] = ()
     cmdline: str = ""
     machines: dict[str, str] = dataclasses.field(default_factory=dict)
     provoked: dict[str, str] = dataclasses.field(default_factory=dict)

@@ -57,6 +57,23 @@ def test_programs_that_are_skipped_are_not_built(context: Context) -> None:
     assert sorted(build(context, "arm64").programs) == ["read"]
 
 
+def test_helpers_of_ours_are_linked_and_count(
+    context: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in (upstream.LINE_BUFFERED, "one", "two"):
+        text = f'const char helper_{name[:3]}[] __attribute__((used)) = "we help {name}";'
+        (tmp_path / f"{name}.c").write_text(text)
+    monkeypatch.setattr(upstream, "HELPERS", tmp_path)
+    programs = (UpstreamProgram("read", flags=("-DFAST",), helpers=("two",)),)
+    directory = UpstreamDirectory("clocks", programs, sources=("lib/util.c",), helpers=("one",))
+    built = upstream.build(context, context.arch("x86_64"), directory, programs).programs["read"]
+    assert {name for name in (b"one", b"two") if b"we help " + name in built.read_bytes()} == {b"one", b"two"}
+    (tmp_path / "two.c").write_text('const char helper_two[] __attribute__((used)) = "we help more";')
+    again = upstream.build(context, context.arch("x86_64"), directory, programs).programs["read"]
+    assert again != built
+    assert b"we help more" in again.read_bytes()
+
+
 def test_source_is_the_tree_without_the_series(context: Context, fake_kernel: Path) -> None:
     add_commit(
         fake_kernel, "clocks: Change", {"tools/testing/selftests/clocks/read.c": "/* Changed by the series. */\n"}
@@ -113,7 +130,7 @@ def test_a_directory_below_another_is_one_word() -> None:
 def test_projects_own_list() -> None:
     known = data.load(ROOT / "configs/upstream-selftests.yaml", data.Upstream)
     paths = [directory.path for directory in known.directories]
-    assert {"sched", "cgroup", "timers", "rseq"} <= set(paths)
+    assert {"sched", "cgroup", "timers", "rseq", "net", "net/af_unix", "filesystems/epoll"} <= set(paths)
     assert len(paths) == len(set(paths))
     machines = data.names(ROOT / "qemu/machines")
     for directory in known.directories:
@@ -122,6 +139,8 @@ def test_projects_own_list() -> None:
         assert set(directory.machines.values()) <= set(machines)
         assert any(not program.skip for program in directory.programs)
         assert all(program.timeout > 0 for program in directory.programs)
+        helpers = [path for program in directory.programs for path in upstream.helpers(directory, program)]
+        assert all(path.is_file() for path in helpers)
 
 
 def test_reports_of_a_program_are_checked() -> None:

@@ -26,7 +26,8 @@ from harness.report import Stopwatch
 COMPILE_SECONDS = 300.0
 FLAGS = ("-static", "-O2", "-g", "-w", "-pthread", "-D_GNU_SOURCE=")
 LIBRARIES = ("-lrt", "-lm")
-LINE_BUFFERED = Path(__file__).with_name("line-buffered.c")
+HELPERS = Path(__file__).with_name("helpers")
+LINE_BUFFERED = "line-buffered"
 RECIPE = 1
 
 
@@ -73,6 +74,11 @@ def skipped(program: UpstreamProgram, arch: Arch) -> str:
     return program.skip or program.skip_on.get(arch.name, "")
 
 
+def helpers(directory: UpstreamDirectory, program: UpstreamProgram) -> list[Path]:
+    """Our own sources that are linked to a program."""
+    return [HELPERS / f"{name}.c" for name in (LINE_BUFFERED, *directory.helpers, *program.helpers)]
+
+
 def command(
     tools: kbuild.Toolchain, headers: Path, directory: UpstreamDirectory, program: UpstreamProgram, out: Path
 ) -> list[str]:
@@ -86,7 +92,7 @@ def command(
         *("-o", str(out)),
         program.source or f"{program.name}.c",
         *directory.sources,
-        str(LINE_BUFFERED),
+        *map(str, helpers(directory, program)),
         *LIBRARIES,
     ]
 
@@ -147,7 +153,7 @@ def _name(commit: str, tools: kbuild.Toolchain, directory: UpstreamDirectory, pr
         *command(tools, Path("headers"), directory, program, Path("out")),
         tools.version,
         *directory.needs,
-        LINE_BUFFERED.read_text(),
+        *(path.read_text() for path in helpers(directory, program)),
     ]
     key = hashlib.sha256("\0".join(made_from).encode()).hexdigest()[:12]
     return f"{full_name(directory, program)}-{key}"

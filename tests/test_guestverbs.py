@@ -224,6 +224,19 @@ def test_a_boot_that_the_emulator_has_spoilt_is_repeated_once(harness, tmp_path:
     assert (code, "Oops: int3" in out + err) == (7, True)
 
 
+def test_what_had_failed_before_the_emulator_did_has_failed(harness, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    log = stale_log(tmp_path, "e9")
+    log.write_text(log.read_text().replace("harness|window|ok 3 ", "harness|window|not ok 3 "))
+    ended = log.read_text().replace("harness|abi|ok 1 ", "harness|abi|not ok 1 ")
+    for text in (
+        ended,
+        log.read_text().replace("Kernel panic", "BUG: kernel NULL pointer dereference\n[    3.6] Kernel panic"),
+    ):
+        log.write_text(text)
+        code, _, err = harness("test", "-a", "x86_64", qemu=f"log={log}")
+        assert (code, "once more" in err) == (7, False)
+
+
 def test_an_int3_that_is_there_is_a_crash(harness, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     code, _, err = harness("test", "-a", "x86_64", qemu=f"log={stale_log(tmp_path, 'cc')}")
     assert code == 7

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -141,45 +140,49 @@ def build_to_boot(
     )
 
 
+def kept_kernels(context: Context) -> Path:
+    """Where the copies are that guests boot from, one directory for each."""
+    return context.cache / "kernels"
+
+
+def kept_lock(context: Context) -> Path:
+    """The lock that whoever adds or removes such copies holds."""
+    return context.cache / "locks" / "kernels.lock"
+
+
 def _kept(context: Context, built: KernelBuild) -> KernelBuild | None:
     """``built`` as a copy, or None if it is not there any more: a build first removes the stamp of the one before."""
     stamp = _read_stamp(built.directory)
-    if stamp.get("commit") != built.commit:
+    if stamp.get("commit") != built.commit or stamp.get("results") != _results(built.directory, built.arch):
         return None
-    name = hashlib.sha256(json.dumps([stamp["key"], stamp["results"]]).encode()).hexdigest()[:16]
-    root = context.cache / "kernels"
-    copy = root / f"{built.name}-{name}"
-    with fs.disk_errors(root):
+    root = kept_kernels(context)
+    key = hashlib.sha256(json.dumps([stamp["key"], stamp["results"]]).encode()).hexdigest()
+    copy = root / f"{built.name}-{key[:16]}"
+    with fs.lock(kept_lock(context), f"the kernels in {root}", wait_seconds=60.0), fs.disk_errors(root):
         root.mkdir(parents=True, exist_ok=True)
         _forget(root)
-        if not copy.is_dir():
-            new = Path(tempfile.mkdtemp(prefix=".new-", dir=root))
+        if not fs.is_whole(copy, key):
             try:
-                try:
+                with fs.whole_directory(copy, key) as new:
                     for path in (built.image, built.config):
                         shutil.copyfile(path, new / path.name)
-                except FileNotFoundError:
-                    return None
-                if _read_stamp(built.directory) != stamp or _results(built.directory, built.arch) != stamp["results"]:
-                    return None
-                if not copy.is_dir():
-                    new.rename(copy)
-            except FileExistsError:
-                pass  # another run was faster, with the same
-            finally:
-                shutil.rmtree(new, ignore_errors=True)
+                    if (
+                        _read_stamp(built.directory) != stamp
+                        or _results(built.directory, built.arch) != stamp["results"]
+                    ):
+                        raise FileNotFoundError(built.image)
+            except FileNotFoundError:
+                return None
         os.utime(copy)
     return replace(built, image=copy / built.image.name, config=copy / built.config.name)
 
 
 def _forget(root: Path) -> None:
-    """Remove copies that nobody has asked for in a long time, and what killed runs left."""
+    """Remove copies that nobody has asked for in a long time; the caller holds the lock."""
     for path in root.iterdir():
-        try:
-            old = time.time() - path.stat().st_mtime > KEPT_SECONDS
-        except FileNotFoundError:
-            continue
-        if old:
+        if path.is_dir() and time.time() - path.stat().st_mtime > KEPT_SECONDS:
+            # First, so that what is left of an interrupted removal is not taken for a copy.
+            (path / fs.STAMP).unlink(missing_ok=True)
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -75,8 +75,15 @@ def skipped(program: UpstreamProgram, arch: Arch) -> str:
 
 
 def helpers(directory: UpstreamDirectory, program: UpstreamProgram) -> list[Path]:
-    """Our own sources that are linked to a program."""
-    return [HELPERS / f"{name}.c" for name in (LINE_BUFFERED, *directory.helpers, *program.helpers)]
+    """Our own sources that are linked to a program. Raises UsageError for one that there is not."""
+    paths = [HELPERS / f"{name}.c" for name in (LINE_BUFFERED, *directory.helpers, *program.helpers)]
+    for path in paths:
+        if not path.is_file():
+            raise UsageError(
+                f"{full_name(directory, program)}: there is no helper {path.stem!r}",
+                hint=f"known: {', '.join(sorted(known.stem for known in HELPERS.glob('*.c')))}",
+            )
+    return paths
 
 
 def command(
@@ -105,7 +112,8 @@ def build(
     Raises BuildError with the compiler's first message when one does not compile or is not static.
     """
     watch = Stopwatch()
-    base = context.builds / f"{arch.name}-upstream"
+    # Not NAME of a flavour: the kernel of that is built in ARCH-NAME.
+    base = context.builds / f"{arch.name}-selftests-upstream"
     tools = kbuild.toolchain(context, arch)
     headers = base / "headers/usr/include"
     selftests = base / "source" / own.SELFTESTS

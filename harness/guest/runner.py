@@ -158,4 +158,7 @@ def write_reproducer(path: Path, argv: Sequence[str]) -> None:
         else:
             words.append(shlex.quote(word))
     text = "#!/bin/sh\n# Boots the same guest again; Ctrl-C does not reach it, `kill` or the power-off ends it.\n"
+    if "-kernel" in argv:
+        image = shlex.quote(argv[argv.index("-kernel") + 1])
+        text += f"[ -f {image} ] || {{ echo {image} is no longer kept >&2; exit 3; }}\n"
     atomic_write(path, f"{text}exec {' '.join(words)}\n", mode=0o755)

@@ -314,9 +314,11 @@ def boot_image(
         if emulator_fault(boot):
             context.report.step(f"{label}: the emulator ran code that had been replaced ({boot.log}): once more")
             why = f"a first boot ended in code that the emulator should not have run any more, see {boot.log}"
+            run.update({"architectures": {label: {"spoilt": {"log": str(boot.log), "seconds": boot.seconds}}}})
             directory = run.part(f"{label}-again")
-            boot = by_qemu(directory)
-            boot = replace(boot, verdict=replace(boot.verdict, notes=(*boot.verdict.notes, why)))
+            again = by_qemu(directory)
+            notes = (*again.verdict.notes, why)
+            boot = replace(again, seconds=boot.seconds + again.seconds, verdict=replace(again.verdict, notes=notes))
     for name, lines in boot.verdict.outputs.items():
         atomic_write(directory / "ktap" / f"{name}.ktap", "\n".join([*lines, ""]))
     run.update(

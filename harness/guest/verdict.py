@@ -130,22 +130,34 @@ def settle(verdict: Verdict, second: Verdict, where: str) -> Verdict:
     return replace(verdict, tests=tuple(map(settled, verdict.tests)))
 
 
+_OOPS = re.compile(r"(?:Oops|BUG|Internal error): ?")
 _INT3 = re.compile(r"Oops: int3\b")
 _CODE = re.compile(r"Code: (?:[0-9a-f]{2} )*([0-9a-f]{2}) <[0-9a-f]{2}>")
+# int3, and the second byte of int 3
+_BREAKPOINTS = ("cc", "03")
 
 
 def stale_code(verdict: Verdict) -> bool:
-    """Whether the kernel died of a breakpoint that is not in its text: of an x86 emulator, that is.
+    """Whether all that is wrong is a breakpoint that is not in the text of the kernel: a fault of an x86 emulator.
 
     The kernel replaces a branch by way of an int3. QEMU discards what it has translated of a page before it writes to
     that page, not after: where another vCPU translates in between, it goes on with the int3 after all that. RIP in the
-    dump is behind the int3, so the byte before it would be cc.
+    dump is behind the int3, so the byte before it would be cc. What had failed before then has failed.
     """
+    if any(test.status in (Status.FAILED, Status.TIMEOUT) for test in verdict.everything):
+        return False
     if not verdict.splats or any(report.kind not in ("oops", "panic") for report in verdict.splats):
         return False
-    first = verdict.splats[0]
-    code = next((match for line in first.lines if (match := _CODE.match(line.strip()))), None)
-    return bool(_INT3.match(first.headline) and code and code[1] != "cc")
+    # Of a second CPU that runs into the same there may be no more than the headline.
+    oopses = [[line.strip() for line in report.lines] for report in verdict.splats if report.kind == "oops"]
+    dumps = [[line for line in lines if line.startswith("Code:")] for lines in oopses]
+    codes = [_CODE.match(line) for lines in dumps for line in lines]
+    return (
+        verdict.splats[0].kind == "oops"
+        and bool(dumps[0])
+        and all(code is not None and code[1] not in _BREAKPOINTS for code in codes)
+        and all(_INT3.match(line) for lines in oopses for line in lines if _OOPS.match(line))
+    )
 
 
 def _named(tests: Sequence[Test], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Test]]:

@@ -118,7 +118,10 @@ def _load(name: str, directory: Path | None, objdump: str) -> tuple[Mapping[Key,
     if directory is None:
         return {}, {}
     obj = elf.read(directory / name)
-    return code.normalize(obj, code.disassemble(objdump, directory / name, obj)), obj.sizes
+    found = code.normalize(obj, code.disassemble(objdump, directory / name, obj))
+    if empty := next((key.name for key, function in found.items() if function.size and not function.lines), ""):
+        raise BuildError(f"{objdump} shows no code of {empty} in {directory / name}", hint="it has to be that of GNU")
+    return found, obj.sizes
 
 
 def differences(name: str, old: Mapping[Key, Function], new: Mapping[Key, Function]) -> Iterator[Difference]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from harness.errors import UsageError
-from harness.objdiff.compare import Difference
+from harness.objdiff.compare import CHANGED, Difference
+
+_CALL = re.compile(r"[-+](?:call|jmp|bl|b) +(\[.*\])")
+_PATTERN = re.compile(r"[*?[]")
 
 
 @dataclass(frozen=True)
@@ -15,7 +20,7 @@ class Entry:
     """Functions of one ``object`` that differ, as names or shell patterns, and ``why`` they may.
 
     ``archs`` where it is not so on every architecture. ``grows`` is by how many bytes each of them may grow: a pattern
-    would hide what has nothing to do with the reason. What is added grows from nothing.
+    would hide what has nothing to do with the reason. What a pattern names calls the same functions as before, too.
     """
 
     object: str
@@ -52,7 +57,7 @@ def check(expected: Expected, where: str) -> None:
         if not entry.why.strip():
             raise UsageError(f"{where}: {entry.object}: 'why' is empty", hint="say which patch, and for what")
         for function in entry.functions:
-            if entry.grows is None and any(sign in function for sign in "*?["):
+            if entry.grows is None and _PATTERN.search(function):
                 raise UsageError(
                     f"{where}: {entry.object}: {function} is a pattern, which needs 'grows'",
                     hint="by how many bytes each of the functions may grow",
@@ -71,7 +76,7 @@ def judge(differences: Sequence[Difference], expected: Expected, arch: str) -> J
     for entry in expected.expected:
         if entry.archs and arch not in entry.archs:
             continue
-        mine = [one for one in left if one.object == entry.object and _named(one, entry.functions)]
+        mine = [one for one in left if one.object == entry.object and _matches(one, entry.functions)]
         if entry.grows is not None:
             mine = [one for one in mine if one.after - one.before <= entry.grows]
         unseen += [
@@ -80,6 +85,18 @@ def judge(differences: Sequence[Difference], expected: Expected, arch: str) -> J
         known += [(one, entry.why) for one in mine]
         left = [one for one in left if one not in mine]
     return Judged(tuple(known), tuple(left), tuple(unseen))
+
+
+def _matches(difference: Difference, functions: Sequence[str]) -> bool:
+    """Whether an entry names it; by a pattern only if it is there before and after, and calls what it called."""
+    names = [function for function in functions if not _PATTERN.search(function)]
+    return _named(difference, names) or (_named(difference, functions) and _same_calls(difference))
+
+
+def _same_calls(difference: Difference) -> bool:
+    calls = [(line[0], match[1]) for line in difference.diff if (match := _CALL.match(line))]
+    before, after = (Counter(target for sign, target in calls if sign == wanted) for wanted in "-+")
+    return difference.what == CHANGED and before == after
 
 
 def _named(difference: Difference, functions: Sequence[str]) -> bool:

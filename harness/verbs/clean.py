@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import fs, proc
+from harness.build.kernel import kept_kernels, kept_lock
 from harness.context import Context
 from harness.errors import ExitCode, HarnessError, UsageError
 from harness.report import table
@@ -22,7 +23,7 @@ NAME = "clean"
 DESCRIPTION = """\
 Removes what the other verbs can make again and prints how much that frees:
 
-  builds     output directories of kernels and selftests (the default)
+  builds     output directories of kernels and selftests, and the copies that guests boot (the default)
   trees      source trees that builds and checks read; never a developer's worktree of `harness tree`
   downloads  tarballs
   runs       result directories of the project
@@ -122,10 +123,18 @@ def items(context: Context, kinds: set[str], kept: Work) -> Iterator[Item]:
 
 def _everything(context: Context, kinds: set[str], kept: Work) -> Iterator[Item]:
     everything = "all" in kinds
-    named = {context.builds, context.downloads, context.cache / "ccache", *_trees(context)}
+    named = {
+        context.builds,
+        context.downloads,
+        context.cache / "ccache",
+        kept_kernels(context),
+        *_trees(context),
+    }
     if everything or "builds" in kinds:
         for path in _children(context.builds):
             yield Item("build", path, (context.cache / "locks" / f"build-{path.name}.lock",))
+        if kept_kernels(context).is_dir():
+            yield Item("kernels", kept_kernels(context), (kept_lock(context), *_locks(context, kept_kernels(context))))
     if everything or "trees" in kinds:
         for path in _trees(context):
             yield Item("tree", path, (_beside(path),))

@@ -100,8 +100,7 @@ def build(
     key = _key(context, arch, flavour, patched, commit, tools)
 
     def found() -> KernelBuild | None:
-        stamp = _read_stamp(out)
-        if stamp.get("key") != key or stamp.get("results") != _results(out, arch):
+        if _finished(out, arch).get("key") != key:
             return None
         return KernelBuild(
             arch, flavour, patched, out, out / arch.image, out / ".config", commit, watch.seconds, True, out / LOG
@@ -152,8 +151,8 @@ def kept_lock(context: Context) -> Path:
 
 def _kept(context: Context, built: KernelBuild) -> KernelBuild | None:
     """``built`` as a copy, or None if it is not there any more: a build first removes the stamp of the one before."""
-    stamp = _read_stamp(built.directory)
-    if stamp.get("commit") != built.commit or stamp.get("results") != _results(built.directory, built.arch):
+    stamp = _finished(built.directory, built.arch)
+    if stamp.get("commit") != built.commit:
         return None
     root = kept_kernels(context)
     key = hashlib.sha256(json.dumps([stamp["key"], stamp["results"]]).encode()).hexdigest()
@@ -166,10 +165,7 @@ def _kept(context: Context, built: KernelBuild) -> KernelBuild | None:
                 with fs.whole_directory(copy, key) as new:
                     for path in (built.image, built.config):
                         shutil.copyfile(path, new / path.name)
-                    if (
-                        _read_stamp(built.directory) != stamp
-                        or _results(built.directory, built.arch) != stamp["results"]
-                    ):
+                    if _finished(built.directory, built.arch) != stamp:
                         raise FileNotFoundError(built.image)
             except FileNotFoundError:
                 return None
@@ -263,6 +259,12 @@ def _results(out: Path, arch: Arch) -> dict[str, Any]:
         except OSError:
             states[path] = None
     return states
+
+
+def _finished(out: Path, arch: Arch) -> dict[str, Any]:
+    """The stamp of a finished build whose results are what they were; empty if there is none."""
+    stamp = _read_stamp(out)
+    return stamp if stamp.get("results") == _results(out, arch) else {}
 
 
 def _read_stamp(out: Path) -> dict[str, Any]:

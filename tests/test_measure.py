@@ -182,6 +182,19 @@ def test_rows_are_ratios_of_the_same_boots() -> None:
     json.dumps(summary.as_json(swapped), allow_nan=False)
 
 
+def test_what_both_do_together_is_weighed_by_what_it_costs() -> None:
+    default, rr = Cell("udp", "orch", "default"), Cell("udp", "both", "rr")
+    common = dict.fromkeys(cells.FIELDS, 0) | {"wakes": 10, "tool_wakes": 20, "mean": 1000}
+    # 10 for a message and 2 for an iteration: 900 of 1000 are used; then all of 2000, for 3 % less of both.
+    one = common | {"elapsed": 1000, "work": 80, "load_cpu": 800, "agent_work": 50, "orch_cpu": 60, "tool_cpu": 40}
+    two = common | {"elapsed": 2000, "work": 97, "load_cpu": 1000, "agent_work": 388, "orch_cpu": 800}
+    found = summary.rows({default: [Reading(1, one, {8: 10}, {8: 20})], rr: [Reading(1, two, {8: 10}, {8: 20})]})
+    assert found[0].together_ratio is None and found[1].together_ratio is not None
+    assert found[1].together_ratio.mean == pytest.approx((97 * 10 + 388 * 2) / 2000 / 0.9)
+    idle = summary.rows({default: readings([1000], work=0), rr: readings([1000], work=0)})
+    assert idle[1].together_ratio is None
+
+
 def test_few_boots_and_a_placebo_that_works_are_told() -> None:
     default, placebo = Cell("udp", "orch", "default"), Cell("udp", "orch", "placebo")
     same = summary.rows({default: readings([1000] * 20), placebo: readings([990, 1010] * 10)})

@@ -14,7 +14,7 @@ from harness.report import table
 DEFAULT = "default"
 HEADER = (
     *("load", "arm", "threads", "boots", "wakes", ">100us", ">1ms", "p50", "p99", "max", "step", "ratio"),
-    *("95 % interval", "tool>100us", "work", "load cpu", "agent cpu"),
+    *("95 % interval", "tool>100us", "work", "together", "load cpu", "agent cpu"),
 )
 
 
@@ -23,7 +23,8 @@ class Row:
     """A cell of steps over all boots.
 
     Shares are of 1, times in us, CPU times of one CPU. ``step_ratio`` and ``work_ratio`` are the mean step and the
-    load's rate of work against those of another arm in the same boots.
+    load's rate of work against those of another arm in the same boots, ``together_ratio`` the rate of the work of load
+    and agent, each in the CPU time that it took there: 1 less what switching, interrupts and idling have cost more.
     """
 
     cell: Cell
@@ -38,6 +39,7 @@ class Row:
     step_ratio: Ratio | None
     tool_late_100us: float
     work_ratio: Ratio | None
+    together_ratio: Ratio | None
     load_cpu: float
     agent_cpu: float
 
@@ -57,6 +59,8 @@ def rows(readings: Mapping[Cell, Sequence[Reading]], against: tuple[str, str] = 
         if not each:
             continue
         base = Cell(cell.load, against[1], against[0])
+        pairs = {one.seed: one for one in readings.get(base, ())}
+        together = {one.seed: _together(one, pairs[one.seed]) for one in each if one.seed in pairs}
         sums = {name: sum(one.values[name] for one in each) for name in each[0].values}
         wakes = pooled([one.wakes for one in each])
         ratio = paired_ratio(steps[cell], steps.get(base, {})) if cell != base else None
@@ -75,11 +79,22 @@ def rows(readings: Mapping[Cell, Sequence[Reading]], against: tuple[str, str] = 
                 step_ratio=ratio,
                 tool_late_100us=sums["tool_late100"] / sums["tool_wakes"],
                 work_ratio=work_ratio,
+                together_ratio=paired_ratio(together, dict.fromkeys(together, 1.0)) if cell != base else None,
                 load_cpu=sums["load_cpu"] / sums["elapsed"],
                 agent_cpu=(sums["orch_cpu"] + sums["tool_cpu"]) / sums["elapsed"],
             )
         )
     return found
+
+
+def _together(one: Reading, base: Reading) -> float:
+    """What load and agent did in a second against ``base``, weighed by the CPU time that took there; 0: no load."""
+    there, here = base.values, one.values
+    agent_cpu = there["orch_cpu"] + there["tool_cpu"]
+    if not (there["work"] and there["agent_work"] and there["load_cpu"] and agent_cpu):
+        return 0.0
+    done = here["work"] / there["work"] * there["load_cpu"] + here["agent_work"] / there["agent_work"] * agent_cpu
+    return done / here["elapsed"] / ((there["load_cpu"] + agent_cpu) / there["elapsed"])
 
 
 def _order(cell: Cell) -> tuple[str, bool, bool, bool, str]:
@@ -92,7 +107,7 @@ def render(found: Sequence[Row]) -> str:
 
 
 def _line(row: Row) -> tuple[str, ...]:
-    ratio, work = row.step_ratio, row.work_ratio
+    ratio, work, together = row.step_ratio, row.work_ratio, row.together_ratio
     interval = "-" if ratio is None or ratio.pairs < 2 else f"{ratio.low:.3f}-{ratio.high:.3f}"
     return (
         row.cell.load,
@@ -110,6 +125,7 @@ def _line(row: Row) -> tuple[str, ...]:
         interval,
         f"{100 * row.tool_late_100us:.2f} %",
         "-" if work is None else f"{work.mean:.3f}",
+        "-" if together is None else f"{together.mean:.3f}",
         f"{row.load_cpu:.2f}",
         f"{row.agent_cpu:.2f}",
     )
@@ -195,7 +211,7 @@ def as_json(found: Sequence[Row]) -> list[dict[str, Any]]:
     values = []
     for row in found:
         value = asdict(row)
-        for name in ("step_ratio", "work_ratio"):
+        for name in ("step_ratio", "work_ratio", "together_ratio"):
             ratio = value[name]
             if ratio is not None and ratio["pairs"] < 2:
                 ratio["low"] = ratio["high"] = None

@@ -191,6 +191,9 @@ def test_what_both_do_together_is_weighed_by_what_it_costs() -> None:
     found = summary.rows({default: [Reading(1, one, {8: 10}, {8: 20})], rr: [Reading(1, two, {8: 10}, {8: 20})]})
     assert found[0].together_ratio is None and found[1].together_ratio is not None
     assert found[1].together_ratio.mean == pytest.approx((97 * 10 + 388 * 2) / 2000 / 0.9)
+    # A step takes 1000 of which a tenth, and then 4 of 10, is its own CPU time.
+    assert found[1].wait_ratio is not None and found[1].wait_ratio.mean == pytest.approx(0.6 / 0.9)
+    assert [row.wait_us for row in found] == pytest.approx([0.9, 0.6])
     idle = summary.rows({default: readings([1000], work=0), rr: readings([1000], work=0)})
     assert idle[1].together_ratio is None
 

@@ -14,7 +14,7 @@ from harness.report import table
 DEFAULT = "default"
 HEADER = (
     *("load", "arm", "threads", "boots", "wakes", ">100us", ">1ms", "p50", "p99", "max", "step", "ratio"),
-    *("95 % interval", "tool>100us", "work", "together", "load cpu", "agent cpu"),
+    *("95 % interval", "wait", "ratio", "tool>100us", "work", "together", "load cpu", "agent cpu"),
 )
 
 
@@ -22,7 +22,9 @@ HEADER = (
 class Row:
     """A cell of steps over all boots.
 
-    Shares are of 1, times in us, CPU times of one CPU. ``step_ratio`` and ``work_ratio`` are the mean step and the
+    Shares are of 1, times in us, CPU times of one CPU. ``wait_us`` is what a step takes beyond its own CPU time: an
+    emulated CPU can get through less in a second than another one, and the step depends on which it runs on.
+    ``step_ratio``, ``wait_ratio`` and ``work_ratio`` are the mean step and the
     load's rate of work against those of another arm in the same boots, ``together_ratio`` the rate of the work of load
     and agent, each in the CPU time that it took there: 1 less what switching, interrupts and idling have cost more.
     """
@@ -37,6 +39,8 @@ class Row:
     max_us: float
     step_us: float
     step_ratio: Ratio | None
+    wait_us: float
+    wait_ratio: Ratio | None
     tool_late_100us: float
     work_ratio: Ratio | None
     together_ratio: Ratio | None
@@ -59,6 +63,8 @@ def rows(readings: Mapping[Cell, Sequence[Reading]], against: tuple[str, str] = 
         if not each:
             continue
         base = Cell(cell.load, against[1], against[0])
+        base_waits = {one.seed: _wait(one) for one in readings.get(base, ())}
+        waits = {one.seed: _wait(one) for one in each}
         pairs = {one.seed: one for one in readings.get(base, ())}
         together = {one.seed: _together(one, pairs[one.seed]) for one in each if one.seed in pairs}
         sums = {name: sum(one.values[name] for one in each) for name in each[0].values}
@@ -77,6 +83,8 @@ def rows(readings: Mapping[Cell, Sequence[Reading]], against: tuple[str, str] = 
                 max_us=max(one.values["max"] for one in each) / 1000,
                 step_us=geometric_mean(list(steps[cell].values())) / 1000,
                 step_ratio=ratio,
+                wait_us=sum(waits.values()) / len(waits) / 1000,
+                wait_ratio=paired_ratio(waits, base_waits) if cell != base else None,
                 tool_late_100us=sums["tool_late100"] / sums["tool_wakes"],
                 work_ratio=work_ratio,
                 together_ratio=paired_ratio(together, dict.fromkeys(together, 1.0)) if cell != base else None,
@@ -85,6 +93,12 @@ def rows(readings: Mapping[Cell, Sequence[Reading]], against: tuple[str, str] = 
             )
         )
     return found
+
+
+def _wait(one: Reading) -> float:
+    """What a step of a cell takes in ns, less the CPU time of orchestrator and tool."""
+    values = one.values
+    return values["mean"] * (1 - (values["orch_cpu"] + values["tool_cpu"]) / values["elapsed"])
 
 
 def _together(one: Reading, base: Reading) -> float:
@@ -107,7 +121,7 @@ def render(found: Sequence[Row]) -> str:
 
 
 def _line(row: Row) -> tuple[str, ...]:
-    ratio, work, together = row.step_ratio, row.work_ratio, row.together_ratio
+    ratio, wait, work, together = row.step_ratio, row.wait_ratio, row.work_ratio, row.together_ratio
     interval = "-" if ratio is None or ratio.pairs < 2 else f"{ratio.low:.3f}-{ratio.high:.3f}"
     return (
         row.cell.load,
@@ -123,6 +137,8 @@ def _line(row: Row) -> tuple[str, ...]:
         f"{row.step_us:.0f}",
         "-" if ratio is None else f"{ratio.mean:.3f}",
         interval,
+        f"{row.wait_us:.0f}",
+        "-" if wait is None else f"{wait.mean:.3f}",
         f"{100 * row.tool_late_100us:.2f} %",
         "-" if work is None else f"{work.mean:.3f}",
         "-" if together is None else f"{together.mean:.3f}",
@@ -211,7 +227,7 @@ def as_json(found: Sequence[Row]) -> list[dict[str, Any]]:
     values = []
     for row in found:
         value = asdict(row)
-        for name in ("step_ratio", "work_ratio", "together_ratio"):
+        for name in ("step_ratio", "wait_ratio", "work_ratio", "together_ratio"):
             ratio = value[name]
             if ratio is not None and ratio["pairs"] < 2:
                 ratio["low"] = ratio["high"] = None

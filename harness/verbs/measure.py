@@ -31,8 +31,10 @@ NAME = "measure"
 DESCRIPTION = """\
 Boots each architecture --boots times on a QEMU machine whose time is the number of instructions executed, runs the
 benchmark of the series in it and prints a table: for each load and arm the share of wakes later than 100 us and 1 ms,
-the pooled p50 and p99, the mean step, the work of the load, and that of load and agent together; with the latter each
-is weighed by the CPU time it takes under --against, so what is below 1 was lost to switching, interrupts or idling.
+the pooled p50 and p99, the mean step, what it takes beyond its own CPU time (wait), the work of the load, and that of
+load and agent together; with the latter each is weighed by the CPU time it takes under --against, so what is below 1
+was lost to switching, interrupts or idling. An emulated CPU can be slower than another one in a boot: the mean step
+depends on where it runs, its wait does not.
 Ratios are to --against in the same boots. Times are us. Same seed, same kernel: same digits, on whatever host. These
 are figures of an emulator (TCG): they compare arms, they do not predict any hardware; a difference below 30 us of wake
 latency means nothing.

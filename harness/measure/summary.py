@@ -24,9 +24,9 @@ class Row:
 
     Shares are of 1, times in us, CPU times of one CPU. ``wait_us`` is what a step takes beyond its own CPU time: an
     emulated CPU can get through less in a second than another one, and the step depends on which it runs on.
-    ``step_ratio``, ``wait_ratio`` and ``work_ratio`` are the mean step and the
-    load's rate of work against those of another arm in the same boots, ``together_ratio`` the rate of the work of load
-    and agent, each in the CPU time that it took there: 1 less what switching, interrupts and idling have cost more.
+    ``step_ratio``, ``wait_ratio`` and ``work_ratio`` are mean step, wait and the load's rate of work against those of
+    another arm in the same boots, ``together_ratio`` the rate of the work of load and agent, each in the CPU time that
+    it took there: 1 less what switching, interrupts and idling have cost more.
     """
 
     cell: Cell
@@ -57,14 +57,13 @@ def rows(readings: Mapping[Cell, Sequence[Reading]], against: tuple[str, str] = 
     work = {
         cell: {one.seed: one.values["work"] / one.values["elapsed"] for one in each} for cell, each in readings.items()
     }
+    waits = {cell: {one.seed: _wait(one) for one in each} for cell, each in readings.items()}
     found = []
     for cell in sorted(readings, key=_order):
         each = readings[cell]
         if not each:
             continue
         base = Cell(cell.load, against[1], against[0])
-        base_waits = {one.seed: _wait(one) for one in readings.get(base, ())}
-        waits = {one.seed: _wait(one) for one in each}
         pairs = {one.seed: one for one in readings.get(base, ())}
         together = {one.seed: _together(one, pairs[one.seed]) for one in each if one.seed in pairs}
         sums = {name: sum(one.values[name] for one in each) for name in each[0].values}
@@ -83,8 +82,8 @@ def rows(readings: Mapping[Cell, Sequence[Reading]], against: tuple[str, str] = 
                 max_us=max(one.values["max"] for one in each) / 1000,
                 step_us=geometric_mean(list(steps[cell].values())) / 1000,
                 step_ratio=ratio,
-                wait_us=sum(waits.values()) / len(waits) / 1000,
-                wait_ratio=paired_ratio(waits, base_waits) if cell != base else None,
+                wait_us=sum(waits[cell].values()) / len(each) / 1000,
+                wait_ratio=paired_ratio(waits[cell], waits.get(base, {})) if cell != base else None,
                 tool_late_100us=sums["tool_late100"] / sums["tool_wakes"],
                 work_ratio=work_ratio,
                 together_ratio=paired_ratio(together, dict.fromkeys(together, 1.0)) if cell != base else None,
